@@ -1,0 +1,1 @@
+//! The daemon's typed configuration and the files an operator installs.

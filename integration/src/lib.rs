@@ -1,0 +1,1 @@
+//! End-to-end tests and invariants, against real containerd and real clients.

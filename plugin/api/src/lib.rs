@@ -1,0 +1,1 @@
+//! Control and LLBBridge: wire to domain, errors to status details.

@@ -1,0 +1,1 @@
+//! The backend traits over containerd's API.

@@ -1,0 +1,3 @@
+//! Entry point of `shipway`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The client session over the hijacked stream: filesync, auth, secrets, ssh, upload.

@@ -1,0 +1,1 @@
+//! containerd's Snapshots service over the layer store.

@@ -1,0 +1,1 @@
+//! BuildKit's and fsutil's wire messages, and with feature grpc their services; no logic.

@@ -1,0 +1,3 @@
+//! Entry point of `containerd-shim-shipway-v1`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The contract between daemon and shim: a build step's whole runtime specification.

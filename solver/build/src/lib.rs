@@ -1,0 +1,1 @@
+//! The use case: one request from definition to exports.

@@ -1,0 +1,1 @@
+//! Cache-key derivation, key links and key stores.

@@ -1,0 +1,1 @@
+//! Dockerfiles: lexer, parser, stages, checks and conversion to a Definition.

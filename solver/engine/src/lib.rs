@@ -1,0 +1,1 @@
+//! The scheduler: a pure graph, one driver task, jobs, sharing and cancellation.

@@ -1,0 +1,1 @@
+//! Exporters: image, oci, docker, tar, local.

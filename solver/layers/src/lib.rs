@@ -1,0 +1,1 @@
+//! Layer handles: prepare, commit, blob chains, usage and collection plans.

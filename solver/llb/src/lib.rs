@@ -1,0 +1,1 @@
+//! LLB bytes to Definition and back, capabilities, and the graph builder.

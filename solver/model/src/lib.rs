@@ -1,0 +1,1 @@
+//! The domain's plain types: digests, platforms, operations, definitions, descriptors, progress.

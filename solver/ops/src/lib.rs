@@ -1,0 +1,1 @@
+//! Exec, file, merge, diff and build as engine operations.

@@ -1,0 +1,1 @@
+//! Sources as engine operations: image, local.

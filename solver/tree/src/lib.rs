@@ -1,0 +1,1 @@
+//! Filesystem trees of layers: compare, archive, extract, compress, hash and copy.
