@@ -1,1 +1,19 @@
-//! The domain's plain types: digests, platforms, operations, definitions, descriptors, progress.
+//! The domain's plain types: digests, platforms, operations, definitions, descriptors, images, progress.
+//! It never reads a file, a clock or a socket.
+
+pub mod definition;
+pub mod descriptor;
+pub mod digest;
+pub mod failure;
+pub mod image;
+pub mod op;
+pub mod platform;
+pub mod progress;
+pub mod reference;
+
+pub use definition::{Definition, Edge, SourceMaps, Vertex, VertexMeta};
+pub use descriptor::Descriptor;
+pub use digest::Digest;
+pub use failure::{Failure, FailureDetail, SourceRange};
+pub use platform::Platform;
+pub use reference::ImageRef;

@@ -1,0 +1,193 @@
+//! What a failed build tells its client beside a message: the step, the source lines, the exit code. It decides no wire
+//! form; `api` turns it into status details.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+use crate::definition::SourceInfo;
+
+/// Lines of a source file; lines and characters count from 1 and 0 as BuildKit's do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "a start and an end, each line and character")]
+pub struct SourceRange {
+    pub start_line: i32,
+    pub start_character: i32,
+    pub end_line: i32,
+    pub end_character: i32,
+}
+
+impl SourceRange {
+    /// Whole lines.
+    #[must_use]
+    pub const fn lines(start: i32, end: i32) -> Self {
+        Self {
+            start_line: start,
+            start_character: 0,
+            end_line: end,
+            end_character: 0,
+        }
+    }
+}
+
+/// A structured fact about a failure.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FailureDetail {
+    /// The vertex that failed.
+    Vertex(Digest),
+    /// Where it stands in a source file.
+    Source {
+        /// The file.
+        info: Arc<SourceInfo>,
+        /// The lines.
+        ranges: Vec<SourceRange>,
+    },
+    /// A process ended with this code.
+    Exit(u32),
+    /// The op that failed and the results that its inputs and mounts were, for debuggers.
+    Solve {
+        /// Ids of the inputs' results.
+        input_ids: Vec<String>,
+        /// Ids of the mounts' results.
+        mount_ids: Vec<String>,
+        /// The marshalled op.
+        op: Arc<[u8]>,
+        /// Description of the vertex.
+        description: std::collections::BTreeMap<String, String>,
+    },
+    /// The frontend that failed.
+    Frontend(String),
+    /// A subrequest that the frontend does not know.
+    UnsupportedSubrequest(String),
+    /// A capability that the frontend lacks.
+    UnsupportedFrontendCap(String),
+    /// A detail as it came from a client or a frontend, handed on unread.
+    Opaque {
+        /// Type URL.
+        type_url: String,
+        /// Value.
+        value: Vec<u8>,
+    },
+}
+
+/// Class of a failure: decides the status code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FailureKind {
+    /// Anything else.
+    #[default]
+    Unknown,
+    /// Ended because somebody asked.
+    Cancelled,
+    /// The request itself is wrong.
+    InvalidArgument,
+    /// Something named does not exist.
+    NotFound,
+    /// The client or the registry does not allow it.
+    PermissionDenied,
+    /// Not built in.
+    Unimplemented,
+}
+
+/// A build's failure: message, class and details. Cheap to clone, so that every waiter of a shared step gets it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// The whole message.
+    pub message: Arc<str>,
+    /// Class.
+    pub kind: FailureKind,
+    /// Facts, innermost first.
+    pub details: Arc<[FailureDetail]>,
+}
+
+impl Failure {
+    /// A failure without details.
+    #[must_use]
+    pub fn new(message: impl Into<Arc<str>>) -> Self {
+        Self::of_kind(FailureKind::Unknown, message)
+    }
+
+    /// A failure of a class.
+    #[must_use]
+    pub fn of_kind(kind: FailureKind, message: impl Into<Arc<str>>) -> Self {
+        Self {
+            message: message.into(),
+            kind,
+            details: Arc::new([]),
+        }
+    }
+
+    /// A failure from an error: its message and those of its causes, joined by `: ` unless a message already ends with it.
+    #[must_use]
+    pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            if let Some(failure) = error.downcast_ref::<Self>() {
+                let mut outer = failure.clone();
+                if !message.ends_with(&*failure.message) {
+                    outer.message = format!("{message}: {}", failure.message).into();
+                }
+                return outer;
+            }
+            let text = error.to_string();
+            if !message.ends_with(&text) {
+                message = format!("{message}: {text}");
+            }
+            cause = error.source();
+        }
+        Self::new(message)
+    }
+
+    /// The failure of a build that somebody ended.
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Self::of_kind(FailureKind::Cancelled, "context canceled")
+    }
+
+    /// The same with `prefix: ` before its message.
+    #[must_use]
+    pub fn context(mut self, prefix: impl fmt::Display) -> Self {
+        self.message = format!("{prefix}: {}", self.message).into();
+        self
+    }
+
+    /// The same with one more detail.
+    #[must_use]
+    pub fn with(mut self, detail: FailureDetail) -> Self {
+        self.details = self.details.iter().cloned().chain([detail]).collect();
+        self
+    }
+
+    /// True where the build was ended on request.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.kind == FailureKind::Cancelled
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("reading x")]
+    struct Reading(#[source] Failure);
+
+    #[test]
+    fn a_failure_inside_an_error_keeps_its_details() {
+        let inner = Failure::new("gone").with(FailureDetail::Exit(3));
+        let outer = Failure::from_error(&Reading(inner));
+        assert_eq!(&*outer.message, "reading x: gone");
+        assert_eq!(&*outer.details, [FailureDetail::Exit(3)]);
+    }
+}
