@@ -1,1 +1,24 @@
-//! The contract between daemon and shim: a build step's whole runtime specification.
+//! The contract between daemon and shim: what makes a container a build, what one of its steps is, and what a step
+//! leaves behind. It decides formats only; it never mounts, starts or reads anything.
+//!
+//! A build is a container of runtime [`RUNTIME`] whose OCI specification carries the annotation [`BUILD_ANNOTATION`]
+//! (see [`BuildContainer`]); its task needs no root mounts. A step is an `Exec` in that task whose `spec` is an `Any`
+//! with type URL [`STEP_TYPE_URL`] and the JSON of a [`StepSpec`] as value.
+
+mod build;
+mod error;
+mod layers;
+mod outcome;
+mod step;
+
+pub use build::{BUILD_ANNOTATION, BuildContainer, is_build};
+pub use error::InvalidStep;
+pub use layers::{LayerStack, Writable};
+pub use outcome::{StepFailure, StepOutcome};
+pub use step::{MountAttribute, MountSource, MountStubs, StepMount, StepSpec};
+
+/// The containerd runtime whose shim understands this contract.
+pub const RUNTIME: &str = "io.containerd.shipway.v1";
+
+/// Type URL of the `Any` that carries a [`StepSpec`] as JSON.
+pub const STEP_TYPE_URL: &str = "shipway.dev/Step";

@@ -1,0 +1,93 @@
+//! Decides how a build's container is described to containerd. It never talks to containerd.
+
+use std::path::PathBuf;
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    LinuxBuilder, LinuxResources, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+};
+
+/// The annotation (value `true`) of the OCI specification that makes a container a build.
+pub const BUILD_ANNOTATION: &str = "shipway.dev/build";
+
+/// What the daemon chooses about a build's container.
+#[derive(Debug, Clone, Default)]
+pub struct BuildContainer {
+    /// The cgroup of the whole build, absolute below the cgroup mount (`/shipway/<build>`). Steps are in it too.
+    pub cgroup: PathBuf,
+    /// Limits of the whole build.
+    pub resources: Option<LinuxResources>,
+}
+
+impl BuildContainer {
+    /// The whole OCI specification to create the container with. Its process is what an ordinary `ctr tasks exec`
+    /// starts from; its root is the bundle's own empty `rootfs`, so the task is created without root mounts.
+    pub fn into_spec(self) -> Result<Spec, OciSpecError> {
+        let process = ProcessBuilder::default()
+            .args(vec!["shipway-launcher".to_owned()])
+            .env(vec![
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+            ])
+            .cwd("/")
+            .user(UserBuilder::default().uid(0u32).gid(0u32).build()?)
+            .build()?;
+        let linux = LinuxBuilder::default().cgroups_path(self.cgroup);
+        let linux = match self.resources {
+            Some(resources) => linux.resources(resources).build()?,
+            None => linux.build()?,
+        };
+        SpecBuilder::default()
+            .version("1.1.0")
+            .process(process)
+            .root(
+                RootBuilder::default()
+                    .path("rootfs")
+                    .readonly(false)
+                    .build()?,
+            )
+            .linux(linux)
+            .mounts(Vec::new())
+            .annotations([(BUILD_ANNOTATION.to_owned(), "true".to_owned())])
+            .build()
+    }
+}
+
+/// Whether a container with this specification is a build.
+#[must_use]
+pub fn is_build(spec: &Spec) -> bool {
+    spec.annotations()
+        .as_ref()
+        .and_then(|annotations| annotations.get(BUILD_ANNOTATION))
+        .is_some_and(|value| value == "true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_containers_spec_says_so_and_survives_json() {
+        let build = BuildContainer {
+            cgroup: "/shipway/b1".into(),
+            resources: None,
+        };
+        let spec = build.into_spec().unwrap();
+        let json = serde_json::to_vec(&spec).unwrap();
+        let read: Spec = serde_json::from_slice(&json).unwrap();
+        assert!(is_build(&read));
+        assert_eq!(
+            read.linux()
+                .as_ref()
+                .unwrap()
+                .cgroups_path()
+                .as_ref()
+                .unwrap(),
+            &PathBuf::from("/shipway/b1")
+        );
+    }
+
+    #[test]
+    fn a_container_without_the_annotation_is_no_build() {
+        assert!(!is_build(&Spec::default()));
+    }
+}
