@@ -1,0 +1,98 @@
+//! Image records and leases of one namespace.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shipway_model::{Descriptor, Digest};
+
+use crate::BackendError;
+
+/// A named image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Name, canonical.
+    pub name: String,
+    /// What it names: a manifest or an index.
+    pub target: Descriptor,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Image records. Law: after `put` the image is listed under its name, replaced if it was there.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// The image of this exact name.
+    async fn get(&self, name: &str) -> Result<Option<Image>, BackendError>;
+    /// Creates or replaces.
+    async fn put(&self, image: Image) -> Result<(), BackendError>;
+}
+
+/// Leases. Law: what is made under a lease is not collected before the lease ends or expires.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// A new lease with a name of ours, which expires by itself after `ttl`.
+    async fn create(&self, ttl: Duration) -> Result<Lease, BackendError>;
+    /// Puts existing objects under a lease.
+    async fn hold(&self, lease: &Lease, resources: &[Resource]) -> Result<(), BackendError>;
+    /// Deletes the leases that an earlier daemon of ours left behind.
+    async fn clean_up(&self) -> Result<(), BackendError>;
+}
+
+/// Something that a lease can hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// A blob.
+    Blob(Digest),
+    /// A snapshot: snapshotter and key.
+    Snapshot(String, String),
+}
+
+/// A lease; ends in the background when the last clone is dropped, or at once by [`Lease::end`].
+#[derive(Clone)]
+pub struct Lease {
+    id: Arc<str>,
+    keeper: Option<Arc<dyn LeaseKeeper>>,
+}
+
+/// Ends one lease.
+#[async_trait]
+pub trait LeaseKeeper: Send + Sync {
+    /// Ends it; fine where it has ended. The keeper's own drop must do the same in the background.
+    async fn end(&self) -> Result<(), BackendError>;
+}
+
+impl Lease {
+    /// A lease with something that ends it.
+    #[must_use]
+    pub fn new(id: impl Into<Arc<str>>, keeper: Arc<dyn LeaseKeeper>) -> Self {
+        Self {
+            id: id.into(),
+            keeper: Some(keeper),
+        }
+    }
+
+    /// A lease that another keeps and ends.
+    #[must_use]
+    pub fn borrowed(id: impl Into<Arc<str>>) -> Self {
+        Self {
+            id: id.into(),
+            keeper: None,
+        }
+    }
+
+    /// Its id, as sent to containerd.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Ends it now, for all clones.
+    pub async fn end(&self) -> Result<(), BackendError> {
+        match &self.keeper {
+            Some(keeper) => keeper.end().await,
+            None => Ok(()),
+        }
+    }
+}
