@@ -1,1 +1,23 @@
-//! LLB bytes to Definition and back, capabilities, and the graph builder.
+//! LLB: the graph that clients and frontends send, between its bytes and [`shipway_model::Definition`].
+//!
+//! - [`decode`] reads a definition that may be hostile; every refusal has a name.
+//! - [`encode`] writes one back; an op's bytes are kept, so digests survive the round trip.
+//! - [`build`] makes definitions: what a frontend or any other program uses as a library.
+//! - [`caps`] lists what clients may ask for by name.
+//!
+//! It never runs, fetches or resolves anything.
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod caps;
+pub mod decode;
+pub mod encode;
+pub mod git;
+mod limits;
+
+pub use build::{Graph, State, VertexOptions};
+pub use decode::{InvalidDefinition, InvalidOp, decode};
+pub use encode::encode;
+
+/// Key of a vertex's description that holds the name shown in progress displays.
+pub const CUSTOM_NAME: &str = "llb.customname";

@@ -1,0 +1,375 @@
+//! Marshals the vertices that one state needs, inputs first, each once. Iterative: graphs are deep.
+
+use super::{Graph, Kind, Node, Output, State};
+use crate::encode::encode_op;
+use shipway_model::definition::Location;
+use shipway_model::op::{
+    DiffOp, FileAction, FileActionKind, FileCopy, FileOp, MergeOp, Op, PassthroughOp,
+};
+use shipway_model::{Definition, Digest, Edge, Platform, SourceMaps, Vertex, VertexMeta};
+use std::collections::HashMap;
+
+/// Why a graph cannot become a definition.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// A process without program.
+    #[error("arguments are required")]
+    NoArgs,
+    /// A deferred state that was never bound, or that stands for itself.
+    #[error("a deferred state has no contents")]
+    Unbound,
+    /// A source that names nothing.
+    #[error("source identifier can't be empty")]
+    NoIdentifier,
+}
+
+impl Graph {
+    /// The definition whose result is `state`. `platform` is used where a vertex needs one and neither it nor its state
+    /// has one; the host's by default.
+    ///
+    /// # Errors
+    /// A vertex that lacks what it cannot do without.
+    pub fn definition(
+        &self,
+        state: &State,
+        platform: Option<&Platform>,
+    ) -> Result<Definition, BuildError> {
+        let Some(target) = self.resolve(state.output())? else {
+            return Ok(Definition::default());
+        };
+        let mut marshal = Marshal {
+            graph: self,
+            platform: platform.map_or_else(Platform::host, Platform::clone),
+            places: vec![None; self.nodes.len()],
+            by_digest: HashMap::new(),
+            definition: Definition::default(),
+            files: HashMap::new(),
+        };
+        marshal.visit(target.node)?;
+        let vertex = marshal.places[target.node].expect("the target was visited");
+        marshal.definition.target = Some(Edge {
+            vertex,
+            output: target.index,
+        });
+        Ok(marshal.definition)
+    }
+
+    /// What an output stands for after deferred states are looked through.
+    fn resolve(&self, mut output: Option<Output>) -> Result<Option<Output>, BuildError> {
+        for _ in 0..=self.nodes.len() {
+            let Some(Output { node, .. }) = output else {
+                return Ok(None);
+            };
+            match &self.nodes[node].kind {
+                Kind::Deferred(None) => return Err(BuildError::Unbound),
+                Kind::Deferred(Some(bound)) => output = *bound,
+                _ => return Ok(output),
+            }
+        }
+        Err(BuildError::Unbound)
+    }
+
+    /// Inputs in the order in which clients visit them. It only decides the order of vertices in the definition.
+    fn visit_order(&self, node: &Node) -> Result<Vec<usize>, BuildError> {
+        let outputs: Vec<Option<Output>> = match &node.kind {
+            Kind::Source(_) | Kind::Deferred(_) => Vec::new(),
+            Kind::Exec(exec) => exec.sources.clone(),
+            Kind::File(actions) => actions
+                .iter()
+                .rev()
+                .flat_map(|action| [action.base, action.source])
+                .collect(),
+            Kind::Merge(inputs)
+            | Kind::Passthrough { inputs, .. }
+            | Kind::Imported { inputs, .. } => inputs.iter().copied().map(Some).collect(),
+            Kind::Diff { lower, upper } => vec![*lower, *upper],
+        };
+        let mut nodes = Vec::with_capacity(outputs.len());
+        for output in outputs {
+            nodes.extend(self.resolve(output)?.map(|output| output.node));
+        }
+        Ok(nodes)
+    }
+}
+
+struct Marshal<'a> {
+    graph: &'a Graph,
+    platform: Platform,
+    /// Vertex index of each node that is done.
+    places: Vec<Option<usize>>,
+    by_digest: HashMap<Digest, usize>,
+    definition: Definition,
+    /// Source files of the graph that the definition uses.
+    files: HashMap<usize, usize>,
+}
+
+impl Marshal<'_> {
+    fn visit(&mut self, root: usize) -> Result<(), BuildError> {
+        let mut stack = vec![(root, self.graph.visit_order(&self.graph.nodes[root])?)];
+        stack[0].1.reverse();
+        while let Some((node, pending)) = stack.last_mut() {
+            let Some(input) = pending.pop() else {
+                let node = *node;
+                stack.pop();
+                self.marshal(node)?;
+                continue;
+            };
+            if self.places[input].is_none() {
+                let mut order = self.graph.visit_order(&self.graph.nodes[input])?;
+                order.reverse();
+                stack.push((input, order));
+            }
+        }
+        Ok(())
+    }
+
+    fn marshal(&mut self, index: usize) -> Result<(), BuildError> {
+        if self.places[index].is_some() {
+            return Ok(());
+        }
+        let node = &self.graph.nodes[index];
+        let vertex = match &node.kind {
+            Kind::Imported { vertex, inputs } => {
+                let inputs_of = Inputs::new(self);
+                let edges = inputs.iter().map(|&input| inputs_of.edge(Some(input)));
+                let edges = edges
+                    .collect::<Result<Vec<_>, _>>()?
+                    .into_iter()
+                    .flatten()
+                    .collect();
+                Vertex {
+                    inputs: edges,
+                    ..(**vertex).clone()
+                }
+            }
+            _ => self.vertex(node)?,
+        };
+        let place = self.place(vertex);
+        self.places[index] = Some(place);
+        self.locate(place, &node.options.locations);
+        Ok(())
+    }
+
+    fn vertex(&self, node: &Node) -> Result<Vertex, BuildError> {
+        let mut inputs = Inputs::new(self);
+        let op = op(node, &mut inputs)?;
+        let edges = inputs.edges;
+        let digests: Vec<(Digest, usize)> = edges
+            .iter()
+            .map(|edge| (self.definition.vertices[edge.vertex].digest, edge.output))
+            .collect();
+        let platform = self.platform_of(node, &op);
+        let bytes = encode_op(&op, &digests, platform.as_ref(), &node.options.filters);
+        Ok(Vertex {
+            digest: Digest::of(&bytes),
+            bytes: bytes.into(),
+            inputs: edges,
+            op,
+            platform,
+            constraints: node.options.filters.clone(),
+            meta: node.options.meta.clone(),
+        })
+    }
+
+    /// Only processes and images differ between platforms.
+    fn platform_of(&self, node: &Node, op: &Op) -> Option<Platform> {
+        let own = node.options.platform.as_ref();
+        match (&node.kind, op) {
+            (Kind::Exec(exec), _) => Some(
+                own.or(exec.platform.as_ref())
+                    .unwrap_or(&self.platform)
+                    .clone(),
+            ),
+            (_, Op::Source(source)) => {
+                let scheme = source.split().map(|(scheme, _)| scheme);
+                let specific = matches!(scheme, Some("docker-image" | "oci-layout"));
+                specific.then(|| own.unwrap_or(&self.platform).clone())
+            }
+            _ => None,
+        }
+    }
+
+    fn place(&mut self, vertex: Vertex) -> usize {
+        if let Some(&place) = self.by_digest.get(&vertex.digest) {
+            merge_meta(&mut self.definition.vertices[place].meta, vertex.meta);
+            return place;
+        }
+        let place = self.definition.vertices.len();
+        self.by_digest.insert(vertex.digest, place);
+        self.definition.vertices.push(vertex);
+        place
+    }
+
+    fn locate(&mut self, place: usize, locations: &[Location]) {
+        if locations.is_empty() {
+            return;
+        }
+        let SourceMaps {
+            infos,
+            locations: all,
+        } = &mut self.definition.source_maps;
+        let entry = all
+            .entry(self.definition.vertices[place].digest)
+            .or_default();
+        for location in locations {
+            let source = *self.files.entry(location.source).or_insert_with(|| {
+                infos.push(self.graph.sources[location.source].clone());
+                infos.len() - 1
+            });
+            entry.push(Location {
+                source,
+                ranges: location.ranges.clone(),
+            });
+        }
+    }
+}
+
+/// Two vertices turned out to be one: what either says holds, the later one wins.
+fn merge_meta(into: &mut VertexMeta, other: VertexMeta) {
+    into.ignore_cache |= other.ignore_cache;
+    into.description.extend(other.description);
+    into.caps.extend(other.caps);
+    into.export_cache = other.export_cache.or(into.export_cache);
+    into.progress_group = other.progress_group.or(into.progress_group.take());
+    into.linux_resources = other.linux_resources.or(into.linux_resources.take());
+}
+
+/// Collects a vertex's inputs, each edge once.
+struct Inputs<'a> {
+    marshal: &'a Marshal<'a>,
+    edges: Vec<Edge>,
+}
+
+impl<'a> Inputs<'a> {
+    fn new(marshal: &'a Marshal<'_>) -> Self {
+        Self {
+            marshal,
+            edges: Vec::new(),
+        }
+    }
+
+    fn edge(&self, output: Option<Output>) -> Result<Option<Edge>, BuildError> {
+        let output = self.marshal.graph.resolve(output)?;
+        Ok(output.map(|output| Edge {
+            vertex: self.marshal.places[output.node].expect("inputs are marshalled first"),
+            output: output.index,
+        }))
+    }
+
+    /// Index of the input, shared between equal ones.
+    fn add(&mut self, output: Option<Output>) -> Result<Option<usize>, BuildError> {
+        let Some(edge) = self.edge(output)? else {
+            return Ok(None);
+        };
+        if let Some(index) = self.edges.iter().position(|known| *known == edge) {
+            return Ok(Some(index));
+        }
+        self.push(edge).map(Some)
+    }
+
+    fn push(&mut self, edge: Edge) -> Result<usize, BuildError> {
+        self.edges.push(edge);
+        Ok(self.edges.len() - 1)
+    }
+}
+
+fn op(node: &Node, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
+    Ok(match &node.kind {
+        Kind::Source(source) if source.identifier.is_empty() => {
+            return Err(BuildError::NoIdentifier);
+        }
+        Kind::Source(source) => Op::Source(source.clone()),
+        Kind::Exec(exec) if exec.op.meta.args.is_empty() => return Err(BuildError::NoArgs),
+        Kind::Exec(exec) => {
+            let mut op = exec.op.clone();
+            for (mount, &source) in op.mounts.iter_mut().zip(&exec.sources) {
+                mount.input = inputs.add(source)?;
+            }
+            Op::Exec(op)
+        }
+        Kind::File(actions) => Op::File(file_op(actions, inputs)?),
+        Kind::Merge(states) => {
+            let mut merge = MergeOp::default();
+            for &state in states {
+                if let Some(edge) = inputs.edge(Some(state))? {
+                    merge.inputs.push(inputs.push(edge)?);
+                }
+            }
+            Op::Merge(merge)
+        }
+        Kind::Diff { lower, upper } => {
+            let mut push = |output| match inputs.edge(output)? {
+                Some(edge) => inputs.push(edge).map(Some),
+                None => Ok(None),
+            };
+            Op::Diff(DiffOp {
+                lower: push(*lower)?,
+                upper: push(*upper)?,
+            })
+        }
+        Kind::Passthrough {
+            id,
+            inputs: states,
+            outputs,
+        } => {
+            for &state in states {
+                if let Some(edge) = inputs.edge(Some(state))? {
+                    inputs.push(edge)?;
+                }
+            }
+            let outputs = outputs.iter().copied().map(Some).collect();
+            Op::Passthrough(PassthroughOp {
+                id: id.clone(),
+                outputs,
+            })
+        }
+        Kind::Deferred(_) | Kind::Imported { .. } => return Err(BuildError::Unbound),
+    })
+}
+
+fn file_op(
+    actions: &[super::file::ActionNode],
+    inputs: &mut Inputs<'_>,
+) -> Result<FileOp, BuildError> {
+    let mut numbered = Vec::with_capacity(actions.len());
+    for action in actions {
+        let base = inputs.add(action.base)?;
+        numbered.push((base, inputs.add(action.source)?));
+    }
+    let count = inputs.edges.len();
+    let last = actions.len() - 1;
+    let actions = actions
+        .iter()
+        .zip(numbered)
+        .enumerate()
+        .map(|(place, (action, at))| {
+            let (base, source) = at;
+            let mut kind = action.kind.clone();
+            if let Some(owner) = &action.owner {
+                set_owner(&mut kind, owner.resolve(base));
+            }
+            FileAction {
+                input: if place == 0 {
+                    base
+                } else {
+                    Some(count + place - 1)
+                },
+                secondary_input: source,
+                output: (place == last).then_some(0),
+                kind,
+            }
+        });
+    Ok(FileOp {
+        actions: actions.collect(),
+    })
+}
+
+fn set_owner(kind: &mut FileActionKind, new: shipway_model::op::ChownOpt) {
+    match kind {
+        FileActionKind::Copy(FileCopy { owner, .. })
+        | FileActionKind::MkFile { owner, .. }
+        | FileActionKind::MkDir { owner, .. }
+        | FileActionKind::Symlink { owner, .. } => *owner = Some(new),
+        FileActionKind::Rm { .. } => {}
+    }
+}

@@ -1,0 +1,249 @@
+//! Domain values become wire messages. Ops that came from outside keep their bytes; new ops are marshalled the way
+//! BuildKit's client does, so that equal graphs have equal digests.
+
+mod exec;
+mod file;
+
+use prost::Message;
+use shipway_model::definition::{LinuxResources, SourceInfo};
+use shipway_model::op::{BuildOp, DiffOp, MergeOp, Op, PassthroughOp, SourceOp};
+use shipway_model::{Definition, Digest, Edge, Platform, SourceMaps, SourceRange, VertexMeta};
+use shipway_proto::pb;
+use std::collections::BTreeMap;
+
+pub use exec::encode_mount;
+
+/// Writes a definition. The empty one becomes the empty message.
+#[must_use]
+pub fn encode(definition: &Definition) -> pb::Definition {
+    let Some(target) = definition.target else {
+        return pb::Definition::default();
+    };
+    let vertices = &definition.vertices;
+    let mut wire = pb::Definition {
+        def: vertices
+            .iter()
+            .map(|vertex| vertex.bytes.to_vec().into())
+            .collect(),
+        metadata: vertices
+            .iter()
+            .map(|vertex| (vertex.digest.to_string(), encode_meta(&vertex.meta)))
+            .collect(),
+        source: Some(encode_sources(&definition.source_maps)),
+    };
+    let input = encode_input(vertices[target.vertex].digest, target);
+    let terminal = pb::Op {
+        inputs: vec![input],
+        ..pb::Op::default()
+    }
+    .encode_to_vec();
+    wire.metadata.insert(
+        Digest::of(&terminal).to_string(),
+        terminal_meta(&wire.metadata),
+    );
+    wire.def.push(terminal.into());
+    wire
+}
+
+/// The result vertex names the capabilities that the metadata of the others stands for.
+fn terminal_meta(metadata: &BTreeMap<String, pb::OpMetadata>) -> pb::OpMetadata {
+    let mut caps = BTreeMap::from([
+        ("constraints".to_owned(), true),
+        ("platform".to_owned(), true),
+    ]);
+    for meta in metadata.values() {
+        let used = [
+            ("meta.ignorecache", meta.ignore_cache),
+            ("meta.description", !meta.description.is_empty()),
+            ("meta.exportcache", meta.export_cache.is_some()),
+        ];
+        caps.extend(
+            used.iter()
+                .filter(|(_, on)| *on)
+                .map(|(cap, _)| ((*cap).to_owned(), true)),
+        );
+    }
+    pb::OpMetadata {
+        caps,
+        ..pb::OpMetadata::default()
+    }
+}
+
+/// Marshals one op. `inputs` are in the op's order; each edge's digest is that of its vertex.
+#[must_use]
+pub fn encode_op(
+    op: &Op,
+    inputs: &[(Digest, usize)],
+    platform: Option<&Platform>,
+    constraints: &[String],
+) -> Vec<u8> {
+    let body = match op {
+        Op::Exec(exec) => pb::op::Op::Exec(exec::encode(exec)),
+        Op::Source(source) => pb::op::Op::Source(encode_source(source)),
+        Op::File(file) => pb::op::Op::File(file::encode(file)),
+        Op::Build(build) => pb::op::Op::Build(encode_build(build)),
+        Op::Merge(merge) => pb::op::Op::Merge(encode_merge(merge)),
+        Op::Diff(diff) => pb::op::Op::Diff(encode_diff(diff)),
+        Op::Passthrough(pass) => pb::op::Op::Passthrough(encode_passthrough(pass)),
+    };
+    let input = |&(digest, index): &(Digest, usize)| pb::Input {
+        digest: digest.to_string(),
+        index: position(Some(index)),
+    };
+    let wire = pb::Op {
+        inputs: inputs.iter().map(input).collect(),
+        platform: platform.map(encode_platform),
+        constraints: Some(pb::WorkerConstraints {
+            filter: constraints.to_vec(),
+        }),
+        op: Some(body),
+    };
+    wire.encode_to_vec()
+}
+
+/// A platform as an op carries it.
+#[must_use]
+pub fn encode_platform(platform: &Platform) -> pb::Platform {
+    pb::Platform {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        variant: platform.variant.clone(),
+        os_version: platform.os_version.clone(),
+        os_features: platform.os_features.clone(),
+    }
+}
+
+/// What describes a vertex without being part of it.
+#[must_use]
+pub fn encode_meta(meta: &VertexMeta) -> pb::OpMetadata {
+    let limits = |l: &LinuxResources| pb::LinuxResources {
+        memory: l.memory,
+        memory_swap: l.memory_swap,
+        cpu_shares: l.cpu_shares,
+        cpu_period: l.cpu_period,
+        cpu_quota: l.cpu_quota,
+        cpuset_cpus: l.cpuset_cpus.clone(),
+        cpuset_mems: l.cpuset_mems.clone(),
+    };
+    pb::OpMetadata {
+        ignore_cache: meta.ignore_cache,
+        description: meta.description.clone(),
+        export_cache: meta.export_cache.map(|value| pb::ExportCache { value }),
+        caps: meta.caps.clone(),
+        progress_group: meta.progress_group.as_ref().map(|group| pb::ProgressGroup {
+            id: group.id.clone(),
+            name: group.name.clone(),
+            weak: group.weak,
+        }),
+        linux_resources: meta.linux_resources.as_ref().map(limits),
+    }
+}
+
+/// Source files and the lines of each vertex.
+#[must_use]
+pub fn encode_sources(maps: &SourceMaps) -> pb::Source {
+    let location = |location: &shipway_model::definition::Location| pb::Location {
+        source_index: i32::try_from(location.source).unwrap_or(i32::MAX),
+        ranges: location.ranges.iter().map(encode_range).collect(),
+    };
+    let locations = maps.locations.iter().map(|(digest, locations)| {
+        let locations = locations.iter().map(location).collect();
+        (digest.to_string(), pb::Locations { locations })
+    });
+    pb::Source {
+        locations: locations.collect(),
+        infos: maps.infos.iter().map(encode_info).collect(),
+    }
+}
+
+/// One source file.
+#[must_use]
+pub fn encode_info(info: &SourceInfo) -> pb::SourceInfo {
+    let definition = info.definition.as_ref();
+    pb::SourceInfo {
+        filename: info.filename.clone(),
+        data: info.data.clone().into(),
+        // Only ever holds what `decode_info` or a caller of this crate encoded.
+        definition: definition.and_then(|bytes| pb::Definition::decode(bytes.as_slice()).ok()),
+        language: info.language.clone(),
+    }
+}
+
+/// One range.
+#[must_use]
+pub fn encode_range(range: &SourceRange) -> pb::Range {
+    pb::Range {
+        start: Some(pb::Position {
+            line: range.start_line,
+            character: range.start_character,
+        }),
+        end: Some(pb::Position {
+            line: range.end_line,
+            character: range.end_character,
+        }),
+    }
+}
+
+fn encode_input(digest: Digest, edge: Edge) -> pb::Input {
+    pb::Input {
+        digest: digest.to_string(),
+        index: position(Some(edge.output)),
+    }
+}
+
+/// -1 stands for none.
+pub(crate) fn position(index: Option<usize>) -> i64 {
+    index.map_or(-1, |index| i64::try_from(index).unwrap_or(i64::MAX))
+}
+
+fn encode_source(source: &SourceOp) -> pb::SourceOp {
+    pb::SourceOp {
+        identifier: source.identifier.clone(),
+        attrs: source.attrs.clone(),
+    }
+}
+
+fn encode_build(build: &BuildOp) -> pb::BuildOp {
+    let input = |(name, &index): (&String, &usize)| {
+        (
+            name.clone(),
+            pb::BuildInput {
+                input: position(Some(index)),
+            },
+        )
+    };
+    pb::BuildOp {
+        builder: position(build.builder),
+        inputs: build.inputs.iter().map(input).collect(),
+        def: None,
+        attrs: build.attrs.clone(),
+    }
+}
+
+fn encode_merge(merge: &MergeOp) -> pb::MergeOp {
+    let input = |&index: &usize| pb::MergeInput {
+        input: position(Some(index)),
+    };
+    pb::MergeOp {
+        inputs: merge.inputs.iter().map(input).collect(),
+    }
+}
+
+fn encode_diff(diff: &DiffOp) -> pb::DiffOp {
+    pb::DiffOp {
+        lower: Some(pb::LowerDiffInput {
+            input: position(diff.lower),
+        }),
+        upper: Some(pb::UpperDiffInput {
+            input: position(diff.upper),
+        }),
+    }
+}
+
+fn encode_passthrough(pass: &PassthroughOp) -> pb::PassthroughOp {
+    let output = |&input: &Option<usize>| position(Some(input.unwrap_or(0)));
+    pb::PassthroughOp {
+        id: pass.id.clone(),
+        outputs: pass.outputs.iter().map(output).collect(),
+    }
+}
