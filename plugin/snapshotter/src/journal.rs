@@ -1,0 +1,144 @@
+//! The durable side of the metadata: a redb file that holds the records of `state`. Decides nothing about their
+//! meaning.
+//!
+//! Tables: `entries` key → JSON, `layers` id → JSON, `owners` (owner, layer) → (), `meta` name → number.
+
+use std::path::Path;
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    error::{Error, Result},
+    model::LayerId,
+    state::{Change, State},
+};
+
+const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
+const LAYERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("layers");
+const OWNERS: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("owners");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+
+const FORMAT: &str = "format";
+const RESERVED_IDS: &str = "reserved-ids";
+/// Layout of the tables and of `layers/`. A store with another number is refused.
+const CURRENT_FORMAT: u64 = 1;
+/// The records are mirrored in memory, so the database needs little cache of its own.
+const CACHE_BYTES: usize = 1 << 20;
+
+/// The open database file; holds an exclusive lock on it.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    db: Database,
+}
+
+impl Journal {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let db = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|e| match e {
+                DatabaseError::DatabaseAlreadyOpen => Error::InUse(path.into()),
+                other => other.into(),
+            })?;
+        let journal = Self { db };
+        journal.initialise()?;
+        Ok(journal)
+    }
+
+    fn initialise(&self) -> Result<()> {
+        let txn = self.db.begin_write()?;
+        {
+            txn.open_table(ENTRIES)?;
+            txn.open_table(LAYERS)?;
+            txn.open_table(OWNERS)?;
+            let mut meta = txn.open_table(META)?;
+            let format = meta.get(FORMAT)?.map(|v| v.value());
+            match format {
+                None => {
+                    meta.insert(FORMAT, CURRENT_FORMAT)?;
+                }
+                Some(CURRENT_FORMAT) => return Ok(()),
+                Some(other) => {
+                    return Err(Error::Invalid(format!(
+                        "the layer store has format {other}, this version knows {CURRENT_FORMAT}"
+                    )));
+                }
+            }
+        }
+        Ok(txn.commit()?)
+    }
+
+    /// Reads everything.
+    pub(crate) fn load(&self) -> Result<State> {
+        let txn = self.db.begin_read()?;
+        let mut state = State::default();
+        for row in txn.open_table(ENTRIES)?.iter()? {
+            let (key, value) = row?;
+            state
+                .entries
+                .insert(key.value().into(), decode(key.value(), value.value())?);
+        }
+        for row in txn.open_table(LAYERS)?.iter()? {
+            let (id, value) = row?;
+            let id = LayerId(id.value());
+            state
+                .layers
+                .insert(id, decode(&format!("layer {id}"), value.value())?);
+        }
+        for row in txn.open_table(OWNERS)?.iter()? {
+            let (key, _) = row?;
+            let (owner, id) = key.value();
+            state
+                .owners
+                .entry(owner.into())
+                .or_default()
+                .insert(LayerId(id));
+        }
+        let meta = txn.open_table(META)?;
+        state.reserved_ids = meta.get(RESERVED_IDS)?.map_or(0, |v| v.value());
+        state.derive();
+        Ok(state)
+    }
+
+    /// Makes all changes durable together, or none.
+    pub(crate) fn write(&self, changes: &[Change]) -> Result<()> {
+        let txn = self.db.begin_write()?;
+        {
+            let mut entries = txn.open_table(ENTRIES)?;
+            let mut layers = txn.open_table(LAYERS)?;
+            let mut owners = txn.open_table(OWNERS)?;
+            let mut meta = txn.open_table(META)?;
+            for change in changes {
+                match change {
+                    Change::PutEntry(key, record) => {
+                        entries.insert(key.as_str(), encode(key, record)?.as_slice())?;
+                    }
+                    Change::DropEntry(key) => drop(entries.remove(key.as_str())?),
+                    Change::PutLayer(id, record) => {
+                        layers.insert(id.0, encode("a layer", record)?.as_slice())?;
+                    }
+                    Change::DropLayer(id) => drop(layers.remove(id.0)?),
+                    Change::Own(owner, id) => drop(owners.insert((owner.as_str(), id.0), ())?),
+                    Change::Disown(owner, id) => drop(owners.remove((owner.as_str(), id.0))?),
+                    Change::ReserveIds(limit) => drop(meta.insert(RESERVED_IDS, *limit)?),
+                }
+            }
+        }
+        Ok(txn.commit()?)
+    }
+}
+
+fn encode<T: Serialize>(what: &str, record: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|source| Error::Damaged {
+        what: what.into(),
+        source,
+    })
+}
+
+fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Damaged {
+        what: what.into(),
+        source,
+    })
+}

@@ -1,0 +1,413 @@
+//! The layer store as build steps use it: layers are created, committed, owned, pinned and collected, without any
+//! regard to containerd's entries. Every method is short; what it reports as done is durable, save for the *contents*
+//! of layers, which `sync` makes durable and the next start otherwise drops whole.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use crate::{
+    core::Core,
+    error::{Error, Result},
+    foreign,
+    journal::Journal,
+    layout::Layout,
+    model::{Collected, CommitInfo, LayerId, LayerInfo, NewLayer, Recovered, Usage},
+    pins::{Offer, PinnedLayers},
+    probe, recover,
+    state::{Change, LayerRecord, State},
+    usage::disk_usage,
+    worker::{Job, Worker},
+};
+
+/// A handle on the store; clones share it. Dropping the last one waits for the background work in hand.
+#[derive(Debug, Clone)]
+pub struct LayerStore {
+    pub(crate) core: Arc<Core>,
+    worker: Arc<Worker>,
+    recovered: Arc<Recovered>,
+}
+
+impl LayerStore {
+    /// Opens the store at `root`, making it if need be. Refuses a filesystem that cannot hold overlay layers, and a
+    /// store that another process has open; repairs what the last stop left behind.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let boot = "/proc/sys/kernel/random/boot_id";
+        let boot = std::fs::read_to_string(boot).map_err(Error::io("reading", boot))?;
+        Self::open_in_boot(root, boot.trim())
+    }
+
+    /// Like `open`, for a test that plays a reboot by another boot id.
+    pub fn open_in_boot(root: impl AsRef<Path>, boot: &str) -> Result<Self> {
+        let layout = Layout::create(root.as_ref())?;
+        let journal = Journal::open(&layout.database())?;
+        let mount_options = probe::overlay_options(&layout)?;
+        let state = journal.load()?;
+        let core = Arc::new(Core::new(
+            layout,
+            journal,
+            state,
+            boot.into(),
+            mount_options,
+        ));
+        let recovered = recover::reconcile(&core)?;
+        let worker = Worker::start(Arc::clone(&core))?;
+        worker.send(Job::EmptyTrash);
+        for id in core.unsettled() {
+            worker.send(Job::Settle(id));
+        }
+        Ok(Self {
+            core,
+            worker: Arc::new(worker),
+            recovered: Arc::new(recovered),
+        })
+    }
+
+    /// What this start had to give up.
+    #[must_use]
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// The store's root directory, resolved.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.core.layout.root()
+    }
+
+    /// A new empty layer, open until it is committed or discarded; gone after a restart. Writes nothing durable.
+    pub fn create(&self) -> Result<NewLayer> {
+        self.create_like(None)
+    }
+
+    /// A new empty layer whose root directory has the owner and mode of the layer that it will lie on.
+    pub fn create_like(&self, below: Option<LayerId>) -> Result<NewLayer> {
+        let like = below.map(|id| self.path(id)).transpose()?;
+        let id = self.core.allocate()?;
+        self.core.lock().soft.open.insert(id);
+        if let Err(e) = self.core.layout.make_layer(id, like.as_deref()) {
+            self.core.lock().soft.open.remove(&id);
+            self.trash(id);
+            return Err(e);
+        }
+        Ok(NewLayer {
+            id,
+            fs: self.core.layout.fs(id),
+            work: self.core.layout.work(id),
+        })
+    }
+
+    /// Makes an open layer immutable. Nothing may write to it any more: its mount must be gone.
+    pub fn commit(&self, id: LayerId, info: CommitInfo) -> Result<()> {
+        let created = SystemTime::now();
+        let settle = info.usage.is_none();
+        self.core.transact(|inner| {
+            if !inner.soft.open.contains(&id) || inner.state.layers.contains_key(&id) {
+                return Err(Error::NotOpen(id));
+            }
+            let record = LayerRecord {
+                boot: Some(self.core.boot.clone()),
+                active: false,
+                usage: info.usage,
+                chain_id: info.chain_id,
+                diff_id: info.diff_id,
+                labels: info.labels,
+                foreign: None,
+                created,
+                entries: 0,
+                owners: 0,
+            };
+            let mut changes = vec![Change::PutLayer(id, record)];
+            changes.extend(info.owners.into_iter().map(|owner| Change::Own(owner, id)));
+            Ok(((), changes))
+        })?;
+        self.core.lock().soft.open.remove(&id);
+        self.worker.send(if settle {
+            Job::Settle(id)
+        } else {
+            Job::DropWork(id)
+        });
+        Ok(())
+    }
+
+    /// Throws an open layer away.
+    pub fn discard(&self, id: LayerId) -> Result<()> {
+        if !self.core.lock().soft.open.remove(&id) {
+            return Err(Error::NotOpen(id));
+        }
+        self.core.layout.trash_layer(id)?;
+        self.worker.send(Job::EmptyTrash);
+        Ok(())
+    }
+
+    /// A layer's directory; for a foreign one, where it really is.
+    pub fn path(&self, id: LayerId) -> Result<PathBuf> {
+        let inner = self.core.lock();
+        if inner.soft.open.contains(&id) {
+            return Ok(self.core.layout.fs(id));
+        }
+        let record = inner.state.layer(id)?;
+        Ok(record
+            .foreign
+            .clone()
+            .unwrap_or_else(|| self.core.layout.fs(id)))
+    }
+
+    /// Disk usage of a layer: recorded, or counted now if it is still open or has not been counted yet.
+    pub fn usage(&self, id: LayerId) -> Result<Usage> {
+        let known = {
+            let inner = self.core.lock();
+            if inner.soft.open.contains(&id) {
+                None
+            } else {
+                inner.state.layer(id)?.usage
+            }
+        };
+        match known {
+            Some(usage) => Ok(usage),
+            None => disk_usage(&self.path(id)?),
+        }
+    }
+
+    /// Records the digests that a committed layer turned out to have.
+    pub fn set_chain(&self, id: LayerId, chain_id: &str, diff_id: &str) -> Result<()> {
+        self.core.transact(|inner| {
+            let mut record = inner.state.layer(id)?.clone();
+            record.chain_id = Some(chain_id.into());
+            record.diff_id = Some(diff_id.into());
+            Ok(((), vec![Change::PutLayer(id, record)]))
+        })
+    }
+
+    /// Adds a durable owner to committed layers: all or none.
+    pub fn own(&self, ids: &[LayerId], owner: &str) -> Result<()> {
+        self.core.transact(|inner| {
+            for id in ids {
+                inner.state.layer(*id)?;
+            }
+            Ok((
+                (),
+                ids.iter()
+                    .map(|id| Change::Own(owner.into(), *id))
+                    .collect(),
+            ))
+        })
+    }
+
+    /// Removes owners from everything that they own, in one transaction. Unknown ones own nothing.
+    pub fn disown(&self, owners: &[&str]) -> Result<()> {
+        self.core
+            .transact(|inner| Ok(((), disown(&inner.state, owners))))
+    }
+
+    /// Layers of an owner.
+    #[must_use]
+    pub fn owned_by(&self, owner: &str) -> Vec<LayerId> {
+        let inner = self.core.lock();
+        inner
+            .state
+            .owners
+            .get(owner)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect()
+    }
+
+    /// Keeps layers alive in this process.
+    pub fn pin(&self, ids: &[LayerId]) -> Result<PinnedLayers> {
+        PinnedLayers::existing(&self.core, ids)
+    }
+
+    /// Makes a directory outside of the store usable as a layer, after checking that it is a complete one. The caller
+    /// keeps it alive and unchanged. The same directory gets the same layer for as long as that lives.
+    pub fn adopt_foreign(&self, dir: &Path, owner: &str) -> Result<LayerId> {
+        let dir = std::fs::canonicalize(dir).map_err(Error::io("resolving", dir))?;
+        if let Some(id) = self.own_foreign(&dir, owner)? {
+            return Ok(id);
+        }
+        let usage = foreign::inspect(&dir)?;
+        let id = self.core.allocate()?;
+        self.core.layout.link_foreign(id, &dir)?;
+        let record = LayerRecord {
+            boot: None,
+            active: false,
+            usage: Some(usage),
+            chain_id: None,
+            diff_id: None,
+            labels: Default::default(),
+            foreign: Some(dir),
+            created: SystemTime::now(),
+            entries: 0,
+            owners: 0,
+        };
+        let adopted = self.core.transact(|_| {
+            Ok((
+                (),
+                vec![Change::PutLayer(id, record), Change::Own(owner.into(), id)],
+            ))
+        });
+        if adopted.is_err() {
+            self.trash(id);
+        }
+        adopted.map(|()| id)
+    }
+
+    fn own_foreign(&self, dir: &Path, owner: &str) -> Result<Option<LayerId>> {
+        self.core.transact(|inner| {
+            let mut layers = inner.state.layers.iter();
+            let known = layers
+                .find(|(_, l)| l.foreign.as_deref() == Some(dir))
+                .map(|(id, _)| *id);
+            Ok((
+                known,
+                known
+                    .map(|id| Change::Own(owner.into(), id))
+                    .into_iter()
+                    .collect(),
+            ))
+        })
+    }
+
+    /// Layers, lowest first, of a chain that some namespace has unpacked here or landed.
+    #[must_use]
+    pub fn find_chain(&self, chain_id: &str) -> Option<Vec<LayerId>> {
+        let inner = self.core.lock();
+        let mut candidates = inner.state.standing_for(chain_id);
+        candidates.find_map(|key| {
+            let mut layers = inner.state.ancestry(key).ok()?;
+            layers.reverse();
+            Some(layers)
+        })
+    }
+
+    /// Offers layers to containerd in one namespace, as (chain id, layer).
+    pub fn offer(
+        &self,
+        namespace: &str,
+        chain: impl IntoIterator<Item = (String, LayerId)>,
+    ) -> Result<Offer> {
+        Offer::new(&self.core, namespace, chain)
+    }
+
+    /// A directory on the same filesystem for the caller's own files.
+    pub fn scratch_dir(&self, name: &str) -> Result<PathBuf> {
+        self.core.layout.scratch(name)
+    }
+
+    /// Everything that is committed.
+    #[must_use]
+    pub fn list(&self) -> Vec<LayerInfo> {
+        let inner = self.core.lock();
+        let state = &inner.state;
+        let layers = state.layers.iter().filter(|(_, record)| !record.active);
+        layers
+            .map(|(id, record)| self.describe(state, *id, record))
+            .collect()
+    }
+
+    fn describe(&self, state: &State, id: LayerId, record: &LayerRecord) -> LayerInfo {
+        let owners = state
+            .owners
+            .iter()
+            .filter(|(_, ids)| record.owners > 0 && ids.contains(&id));
+        let entries = state
+            .entries
+            .iter()
+            .filter(|(_, e)| record.entries > 0 && e.layer == Some(id));
+        LayerInfo {
+            id,
+            path: record
+                .foreign
+                .clone()
+                .unwrap_or_else(|| self.core.layout.fs(id)),
+            foreign: record.foreign.is_some(),
+            usage: record.usage,
+            chain_id: record.chain_id.clone(),
+            diff_id: record.diff_id.clone(),
+            labels: record.labels.clone(),
+            owners: owners.map(|(owner, _)| owner.clone()).collect(),
+            entries: entries.map(|(key, _)| key.clone()).collect(),
+            created: record.created,
+        }
+    }
+
+    /// Makes the contents of all layers committed so far durable. May take as long as the disk needs.
+    pub fn sync(&self) -> Result<()> {
+        self.worker.sync(&self.core)
+    }
+
+    /// Removes every layer that no entry, owner or pin needs. O(1) each; the directories are deleted in the
+    /// background, or by the next `empty_trash`.
+    pub fn collect(&self) -> Result<Collected> {
+        let collected = self.core.transact(|inner| {
+            let (mut collected, mut changes) = (Collected::default(), Vec::new());
+            for (id, record) in &inner.state.layers {
+                let needed =
+                    record.entries > 0 || record.owners > 0 || inner.soft.pins.contains_key(id);
+                if !needed {
+                    collected.layers.push(*id);
+                    let freed = record
+                        .usage
+                        .filter(|_| record.foreign.is_none())
+                        .unwrap_or_default();
+                    collected.usage.bytes += freed.bytes;
+                    collected.usage.inodes += freed.inodes;
+                    changes.push(Change::DropLayer(*id));
+                }
+            }
+            Ok((collected, changes))
+        })?;
+        for id in &collected.layers {
+            self.trash(*id);
+        }
+        if !collected.layers.is_empty() {
+            self.worker.send(Job::EmptyTrash);
+        }
+        Ok(collected)
+    }
+
+    /// Deletes what is in the trash, now.
+    pub fn empty_trash(&self) -> Result<()> {
+        self.core.layout.empty_trash(|| true)
+    }
+
+    /// Moves a layer that no record names to the trash. What fails here is found by the next start.
+    pub(crate) fn trash(&self, id: LayerId) {
+        if let Err(e) = self.core.layout.trash_layer(id) {
+            tracing::warn!(layer = %id, error = %e, "leaving a layer's directory to the next start");
+        }
+    }
+
+    pub(crate) fn settle_later(&self, id: LayerId) {
+        self.worker.send(Job::Settle(id));
+        self.worker.send(Job::Sync);
+    }
+
+    pub(crate) fn age_out_later(&self) {
+        self.worker.send(Job::AgeOut);
+    }
+}
+
+/// Changes that remove owners everywhere.
+pub(crate) fn disown(state: &State, owners: &[&str]) -> Vec<Change> {
+    let owned = |owner: &str| {
+        state
+            .owners
+            .get(owner)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect::<Vec<_>>()
+    };
+    owners
+        .iter()
+        .flat_map(|owner| {
+            owned(owner)
+                .into_iter()
+                .map(|id| Change::Disown((*owner).into(), id))
+        })
+        .collect()
+}
