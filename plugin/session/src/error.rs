@@ -1,0 +1,48 @@
+//! What a client's status means to the domain. It never hides the client's own words: they become the cause.
+
+use shipway_backend::{BackendError, ErrorKind};
+use tonic::{Code, Status};
+
+/// What a client answered, in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Answer(String);
+
+/// A failed call: what was attempted, and the client's answer.
+pub(crate) fn refused(attempt: impl Into<String>, status: &Status) -> BackendError {
+    let cause = Answer(status.message().to_owned());
+    BackendError::caused(kind_of(status.code()), attempt, cause)
+}
+
+/// An error about bytes that make no sense.
+pub(crate) fn malformed(attempt: impl Into<String>, why: impl Into<String>) -> BackendError {
+    BackendError::caused(ErrorKind::Corrupt, attempt, Answer(why.into()))
+}
+
+/// The client left in the middle.
+pub(crate) fn gone(session: &str) -> BackendError {
+    BackendError::new(
+        ErrorKind::Unavailable,
+        format!("session {session}: client is gone"),
+    )
+}
+
+fn kind_of(code: Code) -> ErrorKind {
+    match code {
+        Code::NotFound => ErrorKind::NotFound,
+        Code::AlreadyExists => ErrorKind::AlreadyExists,
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
+        Code::FailedPrecondition => ErrorKind::FailedPrecondition,
+        Code::Unimplemented => ErrorKind::Unsupported,
+        Code::Unavailable | Code::DeadlineExceeded => ErrorKind::Unavailable,
+        Code::DataLoss => ErrorKind::Corrupt,
+        Code::Cancelled => ErrorKind::Cancelled,
+        Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal => ErrorKind::Other,
+    }
+}
