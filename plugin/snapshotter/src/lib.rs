@@ -30,6 +30,7 @@ mod mounts;
 mod pins;
 mod probe;
 mod recover;
+mod repair;
 mod service;
 mod snapshots;
 mod state;
@@ -43,6 +44,7 @@ pub use model::{
     Usage, parse_short_name, short_name,
 };
 pub use pins::{Offer, PinnedLayers};
+pub use repair::{KnownSnapshot, RepairPlan};
 pub use service::{ServeError, serve};
 pub use state::REFERENCE_LABEL;
 pub use store::LayerStore;

@@ -55,6 +55,7 @@ impl LayerStore {
         let recovered = recover::reconcile(&core)?;
         let worker = Worker::start(Arc::clone(&core))?;
         worker.send(Job::EmptyTrash);
+        worker.send(Job::Sync);
         for id in core.unsettled() {
             worker.send(Job::Settle(id));
         }

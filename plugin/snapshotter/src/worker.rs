@@ -10,7 +10,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{Builder, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
 /// How often pending aliases are looked at while there are any.
 const AGE_CHECK: Duration = Duration::from_secs(60);
 
+/// How long a requested sync waits for others, so that a pull of many layers does not flush the filesystem for each.
+const SYNC_DELAY: Duration = Duration::from_secs(2);
+
 /// Something to do later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Job {
@@ -32,7 +35,7 @@ pub(crate) enum Job {
     Settle(LayerId),
     /// Drop a committed layer's work directory.
     DropWork(LayerId),
-    /// Make committed contents durable.
+    /// Make committed contents durable, soon.
     Sync,
     /// Delete what is in the trash.
     EmptyTrash,
@@ -55,6 +58,7 @@ impl Worker {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = channel();
         let run = Run {
+            sync_due: None,
             core,
             syncer: Arc::clone(&syncer),
             stop: Arc::clone(&stop),
@@ -135,33 +139,45 @@ impl Syncer {
 }
 
 struct Run {
+    /// When to sync, if asked for.
+    sync_due: Option<Instant>,
     core: Arc<Core>,
     syncer: Arc<Syncer>,
     stop: Arc<AtomicBool>,
 }
 
 impl Run {
-    fn until_closed(&self, jobs: &Receiver<Job>) {
+    fn until_closed(mut self, jobs: &Receiver<Job>) {
         loop {
             let pending = !self.core.lock().soft.minted.is_empty();
-            let first = if pending {
-                jobs.recv_timeout(AGE_CHECK)
-            } else {
-                jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            let wait = self
+                .sync_due
+                .map(|due| due.saturating_duration_since(Instant::now()));
+            let first = match wait.or(pending.then_some(AGE_CHECK)) {
+                Some(wait) => jobs.recv_timeout(wait),
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match first {
                 Ok(job) => self.batch(std::iter::once(job).chain(jobs.try_iter()).collect()),
-                Err(RecvTimeoutError::Timeout) => {
-                    report("forgetting unused aliases", alias::age_out(&self.core))
-                }
+                Err(RecvTimeoutError::Timeout) => self.on_time(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
+    /// The wait is over: the sync is due, or it was only for the aliases' age.
+    fn on_time(&mut self) {
+        if self.sync_due.is_some_and(|due| due <= Instant::now()) {
+            self.sync_due = None;
+            report("syncing layers", self.syncer.sync(&self.core));
+        } else {
+            report("forgetting unused aliases", alias::age_out(&self.core));
+        }
+    }
+
     /// Everything that is waiting, in an order that shares the disk writes.
-    fn batch(&self, jobs: Vec<Job>) {
-        let (mut sync, mut empty) = (false, false);
+    fn batch(&mut self, jobs: Vec<Job>) {
+        let mut empty = false;
         let mut counted = Vec::new();
         for job in jobs {
             match job {
@@ -175,15 +191,15 @@ impl Run {
                     self.drop_work(id);
                     empty = true;
                 }
-                Job::Sync => sync = true,
+                Job::Sync => {
+                    let due = Instant::now() + SYNC_DELAY;
+                    self.sync_due = Some(self.sync_due.unwrap_or(due));
+                }
                 Job::EmptyTrash => empty = true,
                 Job::AgeOut => {}
             }
         }
         report("recording disk usage", self.record(&counted));
-        if sync {
-            report("syncing layers", self.syncer.sync(&self.core));
-        }
         if empty {
             let go_on = || !self.stop.load(Ordering::Relaxed);
             report(
