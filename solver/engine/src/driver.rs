@@ -1,0 +1,439 @@
+//! The one task that owns the machine: hands it what happened, does what it says. It decides no scheduling.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use shipway_cache::{KeyStore, ResultInfo, Update};
+use shipway_model::Failure;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::TaskId;
+use crate::engine::{Command, Config};
+use crate::job::{JobKey, JobShared};
+use crate::machine::{Action, Event, Keep, Machine, Ticket, WaiterId};
+use crate::{CacheMap, EngineError, OpContext, Operation, Results, VertexProgress};
+
+type Answers<V> = HashMap<WaiterId, oneshot::Sender<Result<V, EngineError>>>;
+
+pub(crate) struct Driver<V: Clone + Send + Sync + 'static> {
+    machine: Machine<V>,
+    store: KeyStore,
+    results: Arc<dyn Results<V>>,
+    config: Config,
+    slots: Arc<Semaphore>,
+    tasks: JoinSet<(Work, Event<V>)>,
+    running: HashMap<TaskId, Running>,
+    saving: HashMap<u64, Vec<JobKey>>,
+    next_save: u64,
+    jobs: HashMap<JobKey, Arc<JobShared>>,
+    answers: Answers<V>,
+    waiting: Vec<(Awaits, oneshot::Sender<()>)>,
+    ending: bool,
+}
+
+/// A piece of work, for the driver's books.
+#[derive(Clone, Copy)]
+enum Work {
+    Task(TaskId),
+    Save(u64),
+}
+
+struct Running {
+    cancelled: CancellationToken,
+    jobs: Vec<JobKey>,
+}
+
+/// What somebody waits for.
+enum Awaits {
+    Records(JobKey),
+    End(JobKey),
+}
+
+impl<V: Clone + Send + Sync + 'static> Driver<V> {
+    pub(crate) fn new(store: KeyStore, results: Arc<dyn Results<V>>, config: Config) -> Self {
+        Self {
+            machine: Machine::new(Arc::new(store.clone()), config.clock),
+            store,
+            results,
+            config,
+            slots: Arc::new(Semaphore::new(config.max_parallelism.max(1))),
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            saving: HashMap::new(),
+            next_save: 0,
+            jobs: HashMap::new(),
+            answers: HashMap::new(),
+            waiting: Vec::new(),
+            ending: false,
+        }
+    }
+
+    /// Runs until it is told to shut down or all handles are gone, and all work has ended.
+    pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command<V>>) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok((work, event)) => self.ended(work, event),
+                    Err(error) => tracing::error!(%error, "a task of the engine was lost"),
+                },
+                command = commands.recv(), if !self.ending => match command {
+                    Some(command) => self.command(command),
+                    None => self.shut_down(),
+                },
+                else => break,
+            }
+            if self.ending {
+                commands.close();
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command<V>) {
+        match command {
+            Command::Open { job } => {
+                self.jobs.insert(job.key, Arc::clone(&job));
+                self.happened(Event::Open(job));
+            }
+            Command::Build {
+                owner,
+                waiter,
+                graph,
+                target,
+                reply,
+            } => {
+                self.answers.insert(waiter, reply);
+                self.happened(Event::Build {
+                    owner,
+                    waiter,
+                    graph,
+                    target,
+                });
+            }
+            Command::Withdraw { waiter } => {
+                if self.answers.remove(&waiter).is_some() {
+                    self.happened(Event::Withdraw(waiter));
+                }
+            }
+            Command::Import { job, source } => self.happened(Event::Import(job, source)),
+            Command::Cancel { job, cause } => self.cancel(job, cause),
+            Command::Recorded { job, reply } => {
+                self.waiting.push((Awaits::Records(job), reply));
+                self.wake();
+            }
+            Command::Export {
+                job,
+                digest,
+                output,
+                all,
+                reply,
+            } => {
+                let mut exported = self.machine.export(job, digest, output);
+                if all {
+                    shipway_cache::export::add_other_ways(&self.store, &mut exported);
+                }
+                // Nobody may be waiting any more.
+                reply.send(exported).unwrap_or_default();
+            }
+            Command::Operations { job, reply } => {
+                reply.send(self.machine.operations(job)).unwrap_or_default();
+            }
+            Command::Discard { job, reply } => self.discard(job, reply),
+            Command::Shutdown => self.shut_down(),
+        }
+    }
+
+    fn cancel(&mut self, job: JobKey, cause: Failure) {
+        self.happened(Event::Cancel(job, cause));
+        if let Some(shared) = self.jobs.get(&job) {
+            shared.view.close((self.config.clock)());
+        }
+    }
+
+    fn discard(&mut self, job: JobKey, reply: Option<oneshot::Sender<()>>) {
+        self.happened(Event::Discard(job));
+        if let Some(reply) = reply {
+            self.waiting.push((Awaits::End(job), reply));
+        }
+        self.wake();
+    }
+
+    fn shut_down(&mut self) {
+        self.ending = true;
+        for job in self.machine.open_jobs() {
+            self.discard(job, None);
+        }
+    }
+
+    fn ended(&mut self, work: Work, event: Event<V>) {
+        match work {
+            Work::Task(task) => drop(self.running.remove(&task)),
+            Work::Save(save) => drop(self.saving.remove(&save)),
+        }
+        self.happened(event);
+        self.wake();
+    }
+
+    /// Answers those who wait for work to end that has ended.
+    fn wake(&mut self) {
+        let busy = |awaits: &Awaits| {
+            let (job, tasks) = match awaits {
+                Awaits::Records(job) => (job, false),
+                Awaits::End(job) => (job, true),
+            };
+            let stopping = |r: &Running| r.cancelled.is_cancelled() && r.jobs.contains(job);
+            self.saving.values().any(|jobs| jobs.contains(job))
+                || (tasks && self.running.values().any(stopping))
+        };
+        let done: Vec<_> = self
+            .waiting
+            .extract_if(.., |(awaits, _)| !busy(awaits))
+            .collect();
+        for (awaits, reply) in done {
+            if let Awaits::End(job) = awaits
+                && let Some(shared) = self.jobs.get(&job)
+            {
+                shared.view.close((self.config.clock)());
+            }
+            reply.send(()).unwrap_or_default();
+        }
+        let open = |job: &JobKey| self.saving.values().any(|jobs| jobs.contains(job));
+        let waited = |job: &JobKey| {
+            self.waiting
+                .iter()
+                .any(|(a, _)| matches!(a, Awaits::End(j) if j == job))
+        };
+        let machine = self.machine.open_jobs();
+        self.jobs
+            .retain(|job, _| machine.contains(job) || open(job) || waited(job));
+    }
+
+    fn happened(&mut self, event: Event<V>) {
+        for action in self.machine.on_event(event) {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action<V>) {
+        match action {
+            Action::Map { ticket, op, source } => self.start(ticket, |ctx| map(ctx, op, source)),
+            Action::Key {
+                ticket,
+                map,
+                input,
+                value,
+                of,
+            } => self.start(ticket, |ctx| key(ctx, map, input, value, of)),
+            Action::Load {
+                ticket,
+                record,
+                from,
+            } => {
+                let results = Arc::clone(&self.results);
+                self.start(ticket, |ctx| async move {
+                    let loaded = guard(async {
+                        match from {
+                            Some(source) => source.load(&ctx, &record.result).await,
+                            None => results.load(&ctx, &record.result).await,
+                        }
+                    });
+                    let loaded = loaded.await;
+                    match &loaded {
+                        Ok(Some(_)) => {
+                            ctx.progress.started(true);
+                            ctx.progress.completed("");
+                        }
+                        Ok(None) => {}
+                        Err(error) => tracing::warn!(%error, record = %record.result, "a cached result could not be loaded"),
+                    }
+                    Event::Loaded(ctx.task, loaded)
+                });
+            }
+            Action::Execute { ticket, op, inputs } => {
+                let slots = Arc::clone(&self.slots);
+                self.start(ticket, |ctx| execute(ctx, op, inputs, slots));
+            }
+            Action::Save {
+                jobs,
+                progress,
+                name,
+                outputs,
+                completes,
+            } => self.save(jobs, progress, name, outputs, completes),
+            Action::Complete(progress) => progress.completed(""),
+            Action::Stop(task) => {
+                if let Some(running) = self.running.get(&task) {
+                    running.cancelled.cancel();
+                }
+            }
+            Action::Answer(waiter, outcome) => {
+                if let Some(reply) = self.answers.remove(&waiter) {
+                    // Whoever asked may be gone.
+                    drop(reply.send(outcome));
+                }
+            }
+            Action::Note(update) => self.store.note(&update),
+            Action::Forget(result) => self.store.release(&result).unawaited(),
+            Action::Touch(result) => self.store.touch(&result, (self.config.clock)()),
+        }
+    }
+
+    fn start<F>(&mut self, ticket: Ticket, work: impl FnOnce(OpContext) -> F)
+    where
+        F: Future<Output = Event<V>> + Send + 'static,
+    {
+        let cancelled = CancellationToken::new();
+        let running = Running {
+            cancelled: cancelled.clone(),
+            jobs: ticket.jobs,
+        };
+        self.running.insert(ticket.task, running);
+        let task = ticket.task;
+        let work = work(OpContext {
+            task,
+            progress: ticket.progress,
+            cancelled,
+        });
+        self.tasks
+            .spawn(async move { (Work::Task(task), work.await) });
+    }
+
+    fn save(
+        &mut self,
+        jobs: Vec<JobKey>,
+        progress: Arc<VertexProgress>,
+        name: Arc<str>,
+        outputs: Vec<Keep<V>>,
+        completes: bool,
+    ) {
+        let save = self.next_save;
+        self.next_save += 1;
+        self.saving.insert(save, jobs);
+        let (results, store) = (Arc::clone(&self.results), self.store.clone());
+        self.tasks.spawn(async move {
+            let keys = outputs.iter().map(|keep| keep.key.key).collect();
+            let mut update = Update::default();
+            for keep in outputs {
+                let saved = guard(async { results.save(&keep.value, &name).await }).await;
+                let created_at = keep.created_at.unwrap_or_else(|| progress.now());
+                let info = ResultInfo::new(created_at, &*name);
+                match saved {
+                    Ok(result) => update.results.push((keep.key.key, result, info)),
+                    // A result that cannot be recorded is still a result.
+                    Err(error) => {
+                        tracing::warn!(%error, step = %name, "a result could not be saved")
+                    }
+                }
+                update.links.extend(keep.key.links);
+                if !keep.key.parts.0.is_empty() {
+                    update.parts.push((keep.key.key, keep.key.parts));
+                }
+            }
+            if !update.results.is_empty()
+                && let Err(error) = store.record(&update).await
+            {
+                tracing::warn!(%error, step = %name, "a result could not be recorded");
+            }
+            if completes {
+                progress.completed("");
+            }
+            (Work::Save(save), Event::Saved(keys))
+        });
+    }
+}
+
+async fn map<V: Clone + Send + Sync + 'static>(
+    ctx: OpContext,
+    op: Arc<dyn Operation<V>>,
+    source: bool,
+) -> Event<V> {
+    if source {
+        ctx.progress.started(false);
+    }
+    let map = guard(op.cache_map(&ctx)).await;
+    match &map {
+        Ok(_) if source => ctx.progress.completed(""),
+        Ok(_) => {}
+        Err(error) => show_failure(&ctx, error),
+    }
+    Event::Mapped(ctx.task, map)
+}
+
+async fn key<V: Clone + Send + Sync + 'static>(
+    ctx: OpContext,
+    map: Arc<CacheMap<V>>,
+    input: usize,
+    value: V,
+    of: Arc<VertexProgress>,
+) -> Event<V> {
+    let keyed = guard(async {
+        let dep = &map.deps[input];
+        if let Some(prepare) = &dep.prepare {
+            let theirs = OpContext {
+                progress: of,
+                ..ctx.clone()
+            };
+            prepare.prepare(&theirs, &value).await?;
+        }
+        match &dep.content {
+            Some(content) => content.digest(&ctx, &value).await.map(Some),
+            None => Ok(None),
+        }
+    });
+    let keyed = keyed.await;
+    if let Err(error) = &keyed {
+        show_failure(&ctx, error);
+    }
+    Event::Keyed(ctx.task, keyed)
+}
+
+async fn execute<V: Clone + Send + Sync + 'static>(
+    ctx: OpContext,
+    op: Arc<dyn Operation<V>>,
+    inputs: Vec<V>,
+    slots: Arc<Semaphore>,
+) -> Event<V> {
+    let slot = if op.takes_slot() {
+        tokio::select! {
+            slot = slots.acquire_owned() => slot.ok(),
+            () = ctx.cancelled.cancelled() => {
+                return Event::Executed(ctx.task, Err(Failure::cancelled()));
+            }
+        }
+    } else {
+        None
+    };
+    ctx.progress.started(false);
+    let made = guard(op.execute(&ctx, inputs)).await;
+    drop(slot);
+    if let Err(error) = &made {
+        show_failure(&ctx, error);
+    }
+    Event::Executed(ctx.task, made)
+}
+
+fn show_failure(ctx: &OpContext, error: &Failure) {
+    if ctx.cancelled.is_cancelled() {
+        ctx.progress.completed("context canceled");
+    } else {
+        ctx.progress.completed(&error.message);
+    }
+}
+
+/// Makes a panic a failure.
+async fn guard<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+            let text = text.unwrap_or("of unknown cause");
+            Err(Failure::new(format!("the step's code panicked: {text}")))
+        }
+    }
+}
