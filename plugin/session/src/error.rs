@@ -10,7 +10,7 @@ struct Answer(String);
 
 /// A failed call: what was attempted, and the client's answer.
 pub(crate) fn refused(attempt: impl Into<String>, status: &Status) -> BackendError {
-    let cause = Answer(status.message().to_owned());
+    let cause = Answer(plain(status.message()).to_owned());
     BackendError::caused(kind_of(status.code()), attempt, cause)
 }
 
@@ -25,6 +25,14 @@ pub(crate) fn gone(session: &str) -> BackendError {
         ErrorKind::Unavailable,
         format!("session {session}: client is gone"),
     )
+}
+
+/// What was said, without the wrapping that Go puts around a status which is an error of another call.
+fn plain(message: &str) -> &str {
+    let wrapped = message.strip_prefix("rpc error: code = ");
+    wrapped
+        .and_then(|rest| rest.split_once(" desc = "))
+        .map_or(message, |(_, said)| said)
 }
 
 fn kind_of(code: Code) -> ErrorKind {
@@ -44,5 +52,17 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::Aborted
         | Code::OutOfRange
         | Code::Internal => ErrorKind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_quoted_without_gos_wrapping() {
+        assert_eq!(plain("rpc error: code = NotFound desc = no x"), "no x");
+        assert_eq!(plain("rpc error: odd"), "rpc error: odd");
+        assert_eq!(plain("no x"), "no x");
     }
 }
