@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use shipway_integration::{
     Result,
     builder::{Kind, Options},
+    conformance::{Plan, conformance},
     demo,
     machine::Wanted,
     report::say,
@@ -36,6 +37,14 @@ enum Part {
         /// Where results land.
         #[arg(long)]
         snapshotter: Option<String>,
+    },
+    /// Run BuildKit's own Dockerfile tests.
+    Conformance {
+        /// Everything is kept below it.
+        #[arg(long)]
+        dir: PathBuf,
+        #[command(flatten)]
+        plan: Plan,
     },
     /// End what runs below a directory and remove it.
     Down {
@@ -76,6 +85,7 @@ fn run(part: Part) -> Result<()> {
             options.snapshotter = snapshotter.unwrap_or(options.snapshotter);
             demo::up(&place.dir, place.containerd, options)
         }
+        Part::Conformance { dir, plan } => conformance(&dir, &plan),
         Part::Down { dir } => teardown(&dir),
     }
 }
