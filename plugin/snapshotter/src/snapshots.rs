@@ -111,7 +111,9 @@ impl LayerStore {
                     self.check_new(inner, key, parent)?;
                     let now = SystemTime::now();
                     let entry = new_entry(Kind::Active, parent, Some(id), labels, now);
-                    let layer = Change::PutLayer(id, self.active_layer(now));
+                    let mut layer = LayerRecord::new(Some(self.core.boot.clone()), now);
+                    layer.active = true;
+                    let layer = Change::PutLayer(id, layer);
                     Ok(((), vec![layer, Change::PutEntry(key.into(), entry)]))
                 })
             });
@@ -240,21 +242,6 @@ impl LayerStore {
             options: &self.core.mount_options,
         }
         .mounts()
-    }
-
-    fn active_layer(&self, created: SystemTime) -> LayerRecord {
-        LayerRecord {
-            boot: Some(self.core.boot.clone()),
-            active: true,
-            usage: None,
-            chain_id: None,
-            diff_id: None,
-            labels: Labels::new(),
-            foreign: None,
-            created,
-            entries: 0,
-            owners: 0,
-        }
     }
 }
 

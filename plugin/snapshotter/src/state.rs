@@ -45,6 +45,24 @@ pub(crate) struct LayerRecord {
     pub owners: u32,
 }
 
+impl LayerRecord {
+    /// A layer of which nothing is known but when it was made and in which boot (`None`: its data is safe).
+    pub(crate) fn new(boot: Option<String>, created: SystemTime) -> Self {
+        Self {
+            boot,
+            active: false,
+            usage: None,
+            chain_id: None,
+            diff_id: None,
+            labels: Labels::new(),
+            foreign: None,
+            created,
+            entries: 0,
+            owners: 0,
+        }
+    }
+}
+
 /// Durable record of one of containerd's entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EntryRecord {

@@ -171,7 +171,10 @@ impl Run {
             self.sync_due = None;
             report("syncing layers", self.syncer.sync(&self.core));
         } else {
-            report("forgetting unused aliases", alias::age_out(&self.core));
+            report(
+                "forgetting unused aliases",
+                alias::age_out(&self.core, alias::UNCLAIMED),
+            );
         }
     }
 

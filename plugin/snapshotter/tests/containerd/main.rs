@@ -71,7 +71,8 @@ impl Snapshots {
             snapshotter: "shipway".into(),
             key: "view".into(),
             parent: parent.into(),
-            labels: HashMap::new(),
+            // Without it a collection at the wrong moment takes the view.
+            labels: HashMap::from([("containerd.io/gc.root".into(), "test".into())]),
         };
         self.0
             .view(with_namespace!(request, namespace))
