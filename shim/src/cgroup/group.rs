@@ -33,6 +33,28 @@ impl Group {
         Self { directories: hierarchies.directories(path, wanted), unified }
     }
 
+    /// The group that a process is in. The root group is nobody's own, and refused.
+    pub(crate) fn of_process(hierarchies: &Hierarchies, pid: u32) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let mut directories = Vec::new();
+        for line in text.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+            if path == "/" {
+                continue;
+            }
+            let wanted: Vec<&str> = controllers.split(',').collect();
+            let unified = matches!(hierarchies, Hierarchies::Unified(_));
+            if unified == controllers.is_empty() {
+                directories.extend(hierarchies.directories(Path::new(path), &wanted));
+            }
+        }
+        if directories.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the process has no control group of its own"));
+        }
+        Ok(Self { directories, unified: matches!(hierarchies, Hierarchies::Unified(_)) })
+    }
+
     /// Makes the directories; on v2 the parents pass on all the controllers that they have.
     pub(crate) fn create(&self) -> io::Result<()> {
         for (_, directory) in &self.directories {
@@ -106,7 +128,7 @@ impl Group {
         let mut pause = Duration::from_millis(1);
         loop {
             for pid in self.processes() {
-                drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
             }
             match self.remove() {
                 Err(error) if pause < Duration::from_secs(2) && error.raw_os_error() == Some(libc::EBUSY) => {

@@ -74,7 +74,7 @@ pub(crate) fn main(bundle: &Path) -> io::Result<()> {
 
 impl Launcher {
     fn set_up(proof: SingleThreaded, socket: OwnedFd, bundle: &Path) -> Result<Self, StartError> {
-        drop(rustix::process::setsid());
+        rustix::process::setsid().ok();
         drop(credentials::score(0));
         let spec = bundle.join("config.json");
         let spec = Spec::load(&spec).map_err(io::Error::other).attempt(|| format!("reading {}", spec.display()))?;

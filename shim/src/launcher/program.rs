@@ -59,7 +59,7 @@ impl Program<'_> {
         let process = self.process;
         join_new_session_keyring().attempt(|| "joining a new session keyring".to_owned())?;
         // A process that leads a session already has it from the same launch.
-        drop(setsid());
+        setsid().ok();
         if process.terminal().unwrap_or(false) {
             self.open_terminal()?;
         }

@@ -90,7 +90,7 @@ impl Stdio {
         master: Arc<OwnedFd>,
         container: logger::Subject,
     ) -> io::Result<()> {
-        let master = Arc::new(AsyncFd::new(SharedFd(master))?);
+        let master = Arc::new(crate::sys::watch(master)?);
         let input = match Target::parse(&self.stdin)? {
             Target::Fifo(path) => {
                 let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path)?;
@@ -122,23 +122,14 @@ pub(crate) fn make_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(descriptor, flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
-#[derive(Debug)]
-struct SharedFd(Arc<OwnedFd>);
-
-impl std::os::fd::AsRawFd for SharedFd {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
 /// A closed terminal reads as EIO.
 async fn drain(
-    master: &AsyncFd<SharedFd>,
+    master: &AsyncFd<Arc<OwnedFd>>,
     mut output: impl tokio::io::AsyncWrite + Unpin,
 ) -> io::Result<()> {
     let mut bytes = vec![0; 32 * 1024];
     loop {
-        let read = master.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(&fd.0, &mut bytes)?)).await;
+        let read = master.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut bytes)?)).await;
         match read {
             Ok(0) => return output.flush().await,
             Ok(count) => output.write_all(&bytes[..count]).await?,
@@ -148,13 +139,13 @@ async fn drain(
     }
 }
 
-async fn feed(mut input: pipe::Receiver, master: Arc<AsyncFd<SharedFd>>) -> io::Result<()> {
+async fn feed(mut input: pipe::Receiver, master: Arc<AsyncFd<Arc<OwnedFd>>>) -> io::Result<()> {
     let mut bytes = vec![0; 4096];
     loop {
         let count = input.read(&mut bytes).await?;
         let mut rest = &bytes[..count];
         while !rest.is_empty() {
-            let wrote = master.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(&fd.0, rest)?)).await?;
+            let wrote = master.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, rest)?)).await?;
             rest = &rest[wrote..];
         }
     }
