@@ -29,5 +29,9 @@ pub fn main() -> ExitCode {
         Some(_) => service::logger::main(args),
         None => return service::main(),
     };
-    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if done.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -48,28 +48,58 @@ pub(crate) fn default_rules() -> Vec<DeviceRule> {
         minor,
         access: access.to_owned(),
     };
-    let deny_all = DeviceRule { allow: false, ..rule('a', None, None, "rwm") };
-    let opened = [(1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(2)), (136, None)];
-    [deny_all, rule('c', None, None, "m"), rule('b', None, None, "m")]
-        .into_iter()
-        .chain(opened.map(|(major, minor)| rule('c', Some(major), minor, "rwm")))
-        .collect()
+    let deny_all = DeviceRule {
+        allow: false,
+        ..rule('a', None, None, "rwm")
+    };
+    let opened = [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(2)),
+        (136, None),
+    ];
+    [
+        deny_all,
+        rule('c', None, None, "m"),
+        rule('b', None, None, "m"),
+    ]
+    .into_iter()
+    .chain(opened.map(|(major, minor)| rule('c', Some(major), minor, "rwm")))
+    .collect()
 }
 
 impl Group {
     /// Sets device rules: files of v1, or a program on v2.
     pub(crate) fn allow_devices(&self, rules: &[DeviceRule]) -> io::Result<()> {
-        let Some(directory) = self.directory("devices") else { return Ok(()) };
+        let Some(directory) = self.directory("devices") else {
+            return Ok(());
+        };
         if self.is_unified() {
             return super::program::attach(directory, rules);
         }
         for rule in rules {
-            let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-            let number = |value: Option<u32>| value.map_or_else(|| "*".to_owned(), |value| value.to_string());
+            let file = if rule.allow {
+                "devices.allow"
+            } else {
+                "devices.deny"
+            };
+            let number = |value: Option<u32>| {
+                value.map_or_else(|| "*".to_owned(), |value| value.to_string())
+            };
             let text = if rule.kind == 'a' {
                 "a".to_owned()
             } else {
-                format!("{} {}:{} {}", rule.kind, number(rule.major), number(rule.minor), rule.access)
+                format!(
+                    "{} {}:{} {}",
+                    rule.kind,
+                    number(rule.major),
+                    number(rule.minor),
+                    rule.access
+                )
             };
             fs::write(directory.join(file), text)?;
         }

@@ -11,8 +11,16 @@ use nix::unistd::Pid;
 use super::hierarchy::Hierarchies;
 
 /// The v1 controllers whose groups a build is in. (cpuset's need settings before anybody can be in them.)
-const JOINED: [&str; 8] =
-    ["memory", "pids", "freezer", "cpu", "cpuacct", "blkio", "devices", "name=systemd"];
+const JOINED: [&str; 8] = [
+    "memory",
+    "pids",
+    "freezer",
+    "cpu",
+    "cpuacct",
+    "blkio",
+    "devices",
+    "name=systemd",
+];
 
 /// A control group.
 #[derive(Debug, Clone)]
@@ -30,7 +38,10 @@ impl Group {
     /// Names the group at a path, in the v1 trees of these controllers only.
     pub(crate) fn of_controllers(hierarchies: &Hierarchies, path: &Path, wanted: &[&str]) -> Self {
         let unified = matches!(hierarchies, Hierarchies::Unified(_));
-        Self { directories: hierarchies.directories(path, wanted), unified }
+        Self {
+            directories: hierarchies.directories(path, wanted),
+            unified,
+        }
     }
 
     /// The group that a process is in. The root group is nobody's own, and refused.
@@ -39,7 +50,9 @@ impl Group {
         let mut directories = Vec::new();
         for line in text.lines() {
             let mut fields = line.splitn(3, ':').skip(1);
-            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+                continue;
+            };
             if path == "/" {
                 continue;
             }
@@ -50,9 +63,15 @@ impl Group {
             }
         }
         if directories.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the process has no control group of its own"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the process has no control group of its own",
+            ));
         }
-        Ok(Self { directories, unified: matches!(hierarchies, Hierarchies::Unified(_)) })
+        Ok(Self {
+            directories,
+            unified: matches!(hierarchies, Hierarchies::Unified(_)),
+        })
     }
 
     /// Makes the directories; on v2 the parents pass on all the controllers that they have.
@@ -68,7 +87,9 @@ impl Group {
 
     /// Puts the calling process, and so its future children, into the group.
     pub(crate) fn join(&self) -> io::Result<()> {
-        self.directories.iter().try_for_each(|(_, directory)| fs::write(directory.join("cgroup.procs"), "0"))
+        self.directories
+            .iter()
+            .try_for_each(|(_, directory)| fs::write(directory.join("cgroup.procs"), "0"))
     }
 
     /// The directory of one controller; on v2 the only one there is.
@@ -91,26 +112,50 @@ impl Group {
 
     /// How many processes the kernel has killed in it for lack of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
-        let file = if self.unified { "memory.events" } else { "memory.oom_control" };
-        let text = self.directory("memory").and_then(|memory| fs::read_to_string(memory.join(file)).ok());
+        let file = if self.unified {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
+        let text = self
+            .directory("memory")
+            .and_then(|memory| fs::read_to_string(memory.join(file)).ok());
         let text = text.unwrap_or_default();
         let counter = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        counter.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+        counter
+            .and_then(|count| count.trim().parse().ok())
+            .unwrap_or(0)
     }
 
     /// The most memory that it has used, in bytes, where the kernel keeps count.
     pub(crate) fn peak_memory(&self) -> Option<u64> {
-        let file = if self.unified { "memory.peak" } else { "memory.max_usage_in_bytes" };
-        fs::read_to_string(self.directory("memory")?.join(file)).ok()?.trim().parse().ok()
+        let file = if self.unified {
+            "memory.peak"
+        } else {
+            "memory.max_usage_in_bytes"
+        };
+        fs::read_to_string(self.directory("memory")?.join(file))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// Stops all its processes, or lets them go on.
     pub(crate) fn freeze(&self, frozen: bool) -> io::Result<()> {
-        let directory = self.directory("freezer").ok_or(io::ErrorKind::Unsupported)?;
+        let directory = self
+            .directory("freezer")
+            .ok_or(io::ErrorKind::Unsupported)?;
         if self.unified {
-            return fs::write(directory.join("cgroup.freeze"), if frozen { "1" } else { "0" });
+            return fs::write(
+                directory.join("cgroup.freeze"),
+                if frozen { "1" } else { "0" },
+            );
         }
-        fs::write(directory.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" })
+        fs::write(
+            directory.join("freezer.state"),
+            if frozen { "FROZEN" } else { "THAWED" },
+        )
     }
 
     /// The pids of the processes in it and in the groups below it.
@@ -131,7 +176,10 @@ impl Group {
                 kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
             }
             match self.remove() {
-                Err(error) if pause < Duration::from_secs(2) && error.raw_os_error() == Some(libc::EBUSY) => {
+                Err(error)
+                    if pause < Duration::from_secs(2)
+                        && error.raw_os_error() == Some(libc::EBUSY) =>
+                {
                     thread::sleep(pause);
                     pause *= 2;
                 }
@@ -142,31 +190,45 @@ impl Group {
 
     /// Removes it and the groups below it, if no process is in them.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        self.directories.iter().try_for_each(|(_, directory)| remove_tree(directory))
+        self.directories
+            .iter()
+            .try_for_each(|(_, directory)| remove_tree(directory))
     }
 }
 
 fn pass_on_controllers(directory: &Path) {
     let ancestors: Vec<&Path> = directory.ancestors().skip(1).collect();
     for ancestor in ancestors.into_iter().rev() {
-        let Ok(controllers) = fs::read_to_string(ancestor.join("cgroup.controllers")) else { continue };
+        let Ok(controllers) = fs::read_to_string(ancestor.join("cgroup.controllers")) else {
+            continue;
+        };
         for controller in controllers.split_whitespace() {
             // One that can't be passed on (a parent with processes) is one whose limits can't be set; setting one says so.
-            drop(fs::write(ancestor.join("cgroup.subtree_control"), format!("+{controller}")));
+            drop(fs::write(
+                ancestor.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            ));
         }
     }
 }
 
 fn collect_processes(directory: &Path, pids: &mut Vec<i32>) {
     let listed = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    pids.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    pids.extend(
+        listed
+            .lines()
+            .filter_map(|line| line.parse::<i32>().ok())
+            .filter(|pid| *pid > 0),
+    );
     for child in children(directory) {
         collect_processes(&child, pids);
     }
 }
 
 fn remove_tree(directory: &Path) -> io::Result<()> {
-    children(directory).iter().try_for_each(|child| remove_tree(child))?;
+    children(directory)
+        .iter()
+        .try_for_each(|child| remove_tree(child))?;
     match fs::remove_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -175,5 +237,8 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
 
 fn children(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }

@@ -24,8 +24,9 @@ pub(crate) struct Hierarchy {
 impl Hierarchies {
     /// Looks at this process's mounts.
     pub(crate) fn find() -> io::Result<Self> {
-        Self::parse(&std::fs::read_to_string("/proc/self/mountinfo")?)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup filesystem is mounted"))
+        Self::parse(&std::fs::read_to_string("/proc/self/mountinfo")?).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "no cgroup filesystem is mounted")
+        })
     }
 
     /// A tree of v1 counts as the machine's when it has a controller; then what v2 there is has none.
@@ -33,7 +34,9 @@ impl Hierarchies {
         let mut unified = None;
         let mut legacy: Vec<Hierarchy> = Vec::new();
         for line in mountinfo.lines() {
-            let Some(mount) = CgroupMount::parse(line) else { continue };
+            let Some(mount) = CgroupMount::parse(line) else {
+                continue;
+            };
             let mount_point = PathBuf::from(mount.mount_point);
             if mount.kind == "cgroup2" {
                 unified.get_or_insert(mount_point);
@@ -41,11 +44,20 @@ impl Hierarchies {
             }
             let controllers = controllers(mount.options);
             if !legacy.iter().any(|known| known.controllers == controllers) {
-                legacy.push(Hierarchy { controllers, mount_point });
+                legacy.push(Hierarchy {
+                    controllers,
+                    mount_point,
+                });
             }
         }
-        let real = legacy.iter().any(|tree| tree.controllers.iter().any(|name| !name.contains('=')));
-        if real { Some(Self::Legacy(legacy)) } else { unified.map(Self::Unified) }
+        let real = legacy
+            .iter()
+            .any(|tree| tree.controllers.iter().any(|name| !name.contains('=')));
+        if real {
+            Some(Self::Legacy(legacy))
+        } else {
+            unified.map(Self::Unified)
+        }
     }
 
     /// The directories of a group, with the controllers of each. A v1 tree that is not in `wanted` is left out; v2 has
@@ -56,7 +68,11 @@ impl Hierarchies {
             Self::Unified(mount_point) => vec![(Vec::new(), mount_point.join(below))],
             Self::Legacy(trees) => trees
                 .iter()
-                .filter(|tree| tree.controllers.iter().any(|name| wanted.contains(&name.as_str())))
+                .filter(|tree| {
+                    tree.controllers
+                        .iter()
+                        .any(|name| wanted.contains(&name.as_str()))
+                })
                 .map(|tree| (tree.controllers.clone(), tree.mount_point.join(below)))
                 .collect(),
         }
@@ -73,14 +89,27 @@ impl<'a> CgroupMount<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let (own, filesystem) = line.split_once(" - ")?;
         let mut filesystem = filesystem.split(' ');
-        let kind = filesystem.next().filter(|kind| kind.starts_with("cgroup"))?;
+        let kind = filesystem
+            .next()
+            .filter(|kind| kind.starts_with("cgroup"))?;
         let mount_point = own.split(' ').nth(4)?;
-        Some(Self { mount_point, kind, options: filesystem.nth(1)? })
+        Some(Self {
+            mount_point,
+            kind,
+            options: filesystem.nth(1)?,
+        })
     }
 }
 
 fn controllers(options: &str) -> Vec<String> {
-    const NOT_CONTROLLERS: [&str; 6] = ["rw", "ro", "xattr", "clone_children", "noprefix", "favordynmods"];
+    const NOT_CONTROLLERS: [&str; 6] = [
+        "rw",
+        "ro",
+        "xattr",
+        "clone_children",
+        "noprefix",
+        "favordynmods",
+    ];
     options
         .split(',')
         .filter(|option| !NOT_CONTROLLERS.contains(option) && !option.starts_with("release_agent"))
@@ -105,14 +134,20 @@ mod tests {
         let found = Hierarchies::parse(HYBRID).unwrap();
         let directories = found.directories(Path::new("/b/1"), &["cpu", "memory"]);
         let paths: Vec<_> = directories.into_iter().map(|(_, path)| path).collect();
-        let expected = ["/sys/fs/cgroup/cpu,cpuacct/b/1", "/sys/fs/cgroup/memory/b/1"];
+        let expected = [
+            "/sys/fs/cgroup/cpu,cpuacct/b/1",
+            "/sys/fs/cgroup/memory/b/1",
+        ];
         assert_eq!(paths, expected.map(PathBuf::from));
     }
 
     #[test]
     fn a_machine_with_v2_only_is_unified() {
         let line = "30 25 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(Hierarchies::parse(line), Some(Hierarchies::Unified("/sys/fs/cgroup".into())));
+        assert_eq!(
+            Hierarchies::parse(line),
+            Some(Hierarchies::Unified("/sys/fs/cgroup".into()))
+        );
         assert_eq!(Hierarchies::parse(""), None);
     }
 }

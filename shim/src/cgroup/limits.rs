@@ -1,8 +1,8 @@
 //! Writes a specification's resource limits into a control group. It never makes up a limit that was not given.
 
+use std::fs;
 use std::io;
 use std::path::Path;
-use std::fs;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 
@@ -14,9 +14,18 @@ pub(crate) fn is_limited(resources: &LinuxResources) -> bool {
         || resources.cpu().is_some()
         || resources.pids().is_some()
         || resources.block_io().is_some()
-        || resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty())
-        || resources.unified().as_ref().is_some_and(|files| !files.is_empty())
-        || resources.devices().as_ref().is_some_and(|rules| !rules.is_empty())
+        || resources
+            .hugepage_limits()
+            .as_ref()
+            .is_some_and(|limits| !limits.is_empty())
+        || resources
+            .unified()
+            .as_ref()
+            .is_some_and(|files| !files.is_empty())
+        || resources
+            .devices()
+            .as_ref()
+            .is_some_and(|rules| !rules.is_empty())
 }
 
 impl Group {
@@ -37,12 +46,17 @@ impl Group {
         }
         for limit in resources.hugepage_limits().iter().flatten() {
             let size = limit.page_size();
-            let (v1, v2) = (format!("hugetlb.{size}.limit_in_bytes"), format!("hugetlb.{size}.max"));
+            let (v1, v2) = (
+                format!("hugetlb.{size}.limit_in_bytes"),
+                format!("hugetlb.{size}.max"),
+            );
             writer.put("hugetlb", &v1, &v2, &limit.limit().to_string())?;
         }
         for (file, value) in resources.unified().iter().flatten() {
             if file.contains('/') || !self.is_unified() {
-                return Err(invalid(format!("{file} is not a file of this machine's control groups")));
+                return Err(invalid(format!(
+                    "{file} is not a file of this machine's control groups"
+                )));
             }
             writer.put("", file, file, value)?;
         }
@@ -72,35 +86,56 @@ impl Writer<'_> {
             }
             // OCI counts memory and swap together, v2 swap alone.
             if let (Some(swap), limit) = (swap, memory.limit().unwrap_or(0)) {
-                let alone = if swap < 0 { -1 } else { (swap - limit.max(0)).max(0) };
+                let alone = if swap < 0 {
+                    -1
+                } else {
+                    (swap - limit.max(0)).max(0)
+                };
                 self.put("memory", "", "memory.swap.max", &count_or_max(alone))?;
             }
         } else {
             // The kernel refuses a moment with less swap than memory, so the order depends on which one grows.
             let limit = memory.limit().map(|limit| ("memory.limit_in_bytes", limit));
             let swap = swap.map(|swap| ("memory.memsw.limit_in_bytes", swap));
-            let set = |(file, value): (&str, i64)| self.put("memory", file, file, &value.to_string());
+            let set =
+                |(file, value): (&str, i64)| self.put("memory", file, file, &value.to_string());
             if let (Some(limit), Some(swap)) = (limit, swap) {
-                set(limit).and_then(|()| set(swap)).or_else(|_| set(swap).and_then(|()| set(limit)))?;
+                set(limit)
+                    .and_then(|()| set(swap))
+                    .or_else(|_| set(swap).and_then(|()| set(limit)))?;
             } else {
                 limit.into_iter().chain(swap).try_for_each(set)?;
             }
         }
         if let Some(reservation) = memory.reservation() {
-            self.put("memory", "memory.soft_limit_in_bytes", "memory.low", &reservation.to_string())?;
+            self.put(
+                "memory",
+                "memory.soft_limit_in_bytes",
+                "memory.low",
+                &reservation.to_string(),
+            )?;
         }
         Ok(())
     }
 
     fn cpu(&self, cpu: &LinuxCpu) -> io::Result<()> {
         if let Some(shares) = cpu.shares().filter(|shares| *shares > 0) {
-            let value = if self.group.is_unified() { weight_of_shares(shares) } else { shares };
+            let value = if self.group.is_unified() {
+                weight_of_shares(shares)
+            } else {
+                shares
+            };
             self.put("cpu", "cpu.shares", "cpu.weight", &value.to_string())?;
         }
         let (quota, period) = (cpu.quota(), cpu.period());
         if self.group.is_unified() && (quota.is_some() || period.is_some()) {
             let quota = count_or_max(quota.filter(|quota| *quota > 0).unwrap_or(-1));
-            self.put("cpu", "", "cpu.max", &format!("{quota} {}", period.unwrap_or(100_000)))?;
+            self.put(
+                "cpu",
+                "",
+                "cpu.max",
+                &format!("{quota} {}", period.unwrap_or(100_000)),
+            )?;
         } else {
             if let Some(period) = period {
                 self.put("cpu", "cpu.cfs_period_us", "", &period.to_string())?;
@@ -119,19 +154,49 @@ impl Writer<'_> {
 
     fn block_io(&self, limits: &LinuxBlockIo) -> io::Result<()> {
         if let Some(weight) = limits.weight().filter(|weight| *weight > 0) {
-            self.put("blkio", "blkio.weight", "io.bfq.weight", &weight.to_string())?;
+            self.put(
+                "blkio",
+                "blkio.weight",
+                "io.bfq.weight",
+                &weight.to_string(),
+            )?;
         }
         let throttles = [
-            (limits.throttle_read_bps_device(), "blkio.throttle.read_bps_device", "rbps"),
-            (limits.throttle_write_bps_device(), "blkio.throttle.write_bps_device", "wbps"),
-            (limits.throttle_read_iops_device(), "blkio.throttle.read_iops_device", "riops"),
-            (limits.throttle_write_iops_device(), "blkio.throttle.write_iops_device", "wiops"),
+            (
+                limits.throttle_read_bps_device(),
+                "blkio.throttle.read_bps_device",
+                "rbps",
+            ),
+            (
+                limits.throttle_write_bps_device(),
+                "blkio.throttle.write_bps_device",
+                "wbps",
+            ),
+            (
+                limits.throttle_read_iops_device(),
+                "blkio.throttle.read_iops_device",
+                "riops",
+            ),
+            (
+                limits.throttle_write_iops_device(),
+                "blkio.throttle.write_iops_device",
+                "wiops",
+            ),
         ];
         for (devices, v1, v2) in throttles {
             for device in devices.iter().flatten() {
                 let (major, minor, rate) = (device.major(), device.minor(), device.rate());
-                let key = if self.group.is_unified() { format!("{v2}=") } else { String::new() };
-                self.put("blkio", v1, "io.max", &format!("{major}:{minor} {key}{rate}"))?;
+                let key = if self.group.is_unified() {
+                    format!("{v2}=")
+                } else {
+                    String::new()
+                };
+                self.put(
+                    "blkio",
+                    v1,
+                    "io.max",
+                    &format!("{major}:{minor} {key}{rate}"),
+                )?;
             }
         }
         Ok(())
@@ -139,8 +204,12 @@ impl Writer<'_> {
 }
 
 fn write(file: &Path, value: &str) -> io::Result<()> {
-    fs::write(file, value)
-        .map_err(|error| io::Error::new(error.kind(), format!("writing {value} to {}: {error}", file.display())))
+    fs::write(file, value).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("writing {value} to {}: {error}", file.display()),
+        )
+    })
 }
 
 fn invalid(message: String) -> io::Error {
@@ -148,7 +217,11 @@ fn invalid(message: String) -> io::Error {
 }
 
 fn count_or_max(value: i64) -> String {
-    if value < 0 { "max".to_owned() } else { value.to_string() }
+    if value < 0 {
+        "max".to_owned()
+    } else {
+        value.to_string()
+    }
 }
 
 /// v1's shares (2 to 262144) on v2's scale (1 to 10000).
@@ -168,7 +241,10 @@ mod tests {
 
     #[test]
     fn what_builders_leave_is_no_limit() {
-        let left = oci_spec::runtime::Linux::default().resources().clone().unwrap();
+        let left = oci_spec::runtime::Linux::default()
+            .resources()
+            .clone()
+            .unwrap();
         assert!(!is_limited(&left));
     }
 }

@@ -29,7 +29,11 @@ const EXIT: u8 = 0x95;
 
 /// Attaches the rules to the group at `directory`.
 pub(super) fn attach(directory: &Path, rules: &[DeviceRule]) -> io::Result<()> {
-    let group = open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let group = open(
+        directory,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let program = load_device_program(&compile(rules))?;
     attach_device_program(&group, &program)
 }
@@ -66,14 +70,26 @@ fn judge(rule: &DeviceRule) -> Vec<BpfInstruction> {
         conditions.push(instruction(MOVE_REGISTER, CONTEXT, ACCESS, 0, 0));
         conditions.push(instruction(AND_NUMBER, CONTEXT, 0, 0, granted));
         if rule.allow {
-            conditions.push(instruction(JUMP_UNLESS_EQUAL_REGISTER, CONTEXT, ACCESS, 0, 0));
+            conditions.push(instruction(
+                JUMP_UNLESS_EQUAL_REGISTER,
+                CONTEXT,
+                ACCESS,
+                0,
+                0,
+            ));
         } else {
             conditions.push(instruction(JUMP_IF_EQUAL, CONTEXT, 0, 0, 0));
         }
     }
     for (register, number) in [(MAJOR, rule.major), (MINOR, rule.minor)] {
         if let Some(number) = number {
-            conditions.push(instruction(JUMP_UNLESS_EQUAL, register, 0, 0, number.cast_signed()));
+            conditions.push(instruction(
+                JUMP_UNLESS_EQUAL,
+                register,
+                0,
+                0,
+                number.cast_signed(),
+            ));
         }
     }
     let verdict = [
@@ -108,7 +124,12 @@ fn access_bits(access: &str) -> i32 {
 }
 
 fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> BpfInstruction {
-    BpfInstruction { code, registers: from << 4 | to, offset, number }
+    BpfInstruction {
+        code,
+        registers: from << 4 | to,
+        offset,
+        number,
+    }
 }
 
 #[cfg(test)]
@@ -122,17 +143,32 @@ mod tests {
         let mut at = 0;
         loop {
             let step = program[at];
-            let (to, from) = (usize::from(step.registers & 15), usize::from(step.registers >> 4));
+            let (to, from) = (
+                usize::from(step.registers & 15),
+                usize::from(step.registers >> 4),
+            );
             at += 1;
             let jump = match step.code {
                 LOAD_WORD => {
                     registers[to] = i64::from(context[usize::try_from(step.offset / 4).unwrap()]);
                     false
                 }
-                MOVE_NUMBER => { registers[to] = i64::from(step.number); false }
-                MOVE_REGISTER => { registers[to] = registers[from]; false }
-                AND_NUMBER => { registers[to] &= i64::from(step.number); false }
-                SHIFT_RIGHT => { registers[to] >>= step.number; false }
+                MOVE_NUMBER => {
+                    registers[to] = i64::from(step.number);
+                    false
+                }
+                MOVE_REGISTER => {
+                    registers[to] = registers[from];
+                    false
+                }
+                AND_NUMBER => {
+                    registers[to] &= i64::from(step.number);
+                    false
+                }
+                SHIFT_RIGHT => {
+                    registers[to] >>= step.number;
+                    false
+                }
                 JUMP_UNLESS_EQUAL => registers[to] != i64::from(step.number),
                 JUMP_UNLESS_EQUAL_REGISTER => registers[to] != registers[from],
                 JUMP_IF_EQUAL => registers[to] == i64::from(step.number),
@@ -149,11 +185,31 @@ mod tests {
         let program = compile(&default_rules());
         let (block, char_device) = (1, 2);
         let (make, read_write) = (1 << 16, 6 << 16);
-        assert_eq!(run(&program, [char_device | read_write, 1, 3]), 1, "/dev/null is open to all");
-        assert_eq!(run(&program, [char_device | read_write, 1, 1]), 0, "/dev/mem is not");
-        assert_eq!(run(&program, [block | read_write, 8, 0]), 0, "nor is a disk");
-        assert_eq!(run(&program, [block | make, 8, 0]), 1, "but its file may be made");
-        assert_eq!(run(&program, [char_device | read_write, 136, 77]), 1, "any terminal is fine");
+        assert_eq!(
+            run(&program, [char_device | read_write, 1, 3]),
+            1,
+            "/dev/null is open to all"
+        );
+        assert_eq!(
+            run(&program, [char_device | read_write, 1, 1]),
+            0,
+            "/dev/mem is not"
+        );
+        assert_eq!(
+            run(&program, [block | read_write, 8, 0]),
+            0,
+            "nor is a disk"
+        );
+        assert_eq!(
+            run(&program, [block | make, 8, 0]),
+            1,
+            "but its file may be made"
+        );
+        assert_eq!(
+            run(&program, [char_device | read_write, 136, 77]),
+            1,
+            "any terminal is fine"
+        );
         assert_eq!(run(&compile(&[]), [char_device | read_write, 1, 3]), 0);
     }
 }

@@ -8,12 +8,17 @@ use super::error::StartError;
 
 /// Finds the program as a shell would; relative names with a slash are relative to the current directory.
 pub(crate) fn find(name: &str, path_variable: Option<&str>) -> Result<PathBuf, StartError> {
-    let refuse = |reason: String| StartError::Command { name: name.to_owned(), reason };
+    let refuse = |reason: String| StartError::Command {
+        name: name.to_owned(),
+        reason,
+    };
     if name.contains('/') {
         let path = PathBuf::from(name);
         return match check(&path) {
             Ok(()) => Ok(path),
-            Err(Unfit::Missing(error)) => Err(refuse(format!("stat {name}: {}", errno_text(&error)))),
+            Err(Unfit::Missing(error)) => {
+                Err(refuse(format!("stat {name}: {}", errno_text(&error))))
+            }
             Err(Unfit::Directory) => Err(refuse("is a directory".to_owned())),
             Err(Unfit::NotExecutable) => Err(refuse("permission denied".to_owned())),
         };
@@ -28,7 +33,9 @@ pub(crate) fn find(name: &str, path_variable: Option<&str>) -> Result<PathBuf, S
 
 /// The kernel's words for an error, in lower case and without its number.
 pub(crate) fn errno_text(error: &io::Error) -> String {
-    let Some(number) = error.raw_os_error() else { return error.to_string() };
+    let Some(number) = error.raw_os_error() else {
+        return error.to_string();
+    };
     nix::errno::Errno::from_raw(number).desc().to_lowercase()
 }
 
@@ -56,14 +63,26 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_program_is_said_as_runtimes_do() {
         let cases = [
-            ("nosuch", "exec: \"nosuch\": executable file not found in $PATH"),
-            ("/no/such", "exec: \"/no/such\": stat /no/such: no such file or directory"),
+            (
+                "nosuch",
+                "exec: \"nosuch\": executable file not found in $PATH",
+            ),
+            (
+                "/no/such",
+                "exec: \"/no/such\": stat /no/such: no such file or directory",
+            ),
             ("/bin", "exec: \"/bin\": is a directory"),
             ("/etc/passwd", "exec: \"/etc/passwd\": permission denied"),
         ];
         for (name, message) in cases {
-            assert_eq!(find(name, Some("/usr/bin:/bin")).unwrap_err().to_string(), message);
+            assert_eq!(
+                find(name, Some("/usr/bin:/bin")).unwrap_err().to_string(),
+                message
+            );
         }
-        assert_eq!(find("sh", Some("/nowhere:/bin")).unwrap(), PathBuf::from("/bin/sh"));
+        assert_eq!(
+            find("sh", Some("/nowhere:/bin")).unwrap(),
+            PathBuf::from("/bin/sh")
+        );
     }
 }

@@ -16,11 +16,46 @@ use super::identity::Identity;
 
 /// Capability numbers are positions in this list.
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
@@ -37,7 +72,9 @@ pub(crate) struct Capable {
 impl Capable {
     /// A specification without capabilities grants none.
     pub(crate) fn new(granted: Option<&LinuxCapabilities>) -> Self {
-        let Some(granted) = granted else { return Self::default() };
+        let Some(granted) = granted else {
+            return Self::default();
+        };
         Self {
             bounding: mask(granted.bounding().as_ref()),
             permitted: mask(granted.permitted().as_ref()),
@@ -53,10 +90,13 @@ pub(crate) fn assume(identity: &Identity, capable: &Capable) -> Result<(), Start
     let mut known = 0;
     for number in 0..CAPABILITIES.len() {
         let bit = 1 << number;
-        let Ok(present) = capability_is_in_bounding_set(one(bit)) else { break };
+        let Ok(present) = capability_is_in_bounding_set(one(bit)) else {
+            break;
+        };
         known |= bit;
         if present && capable.bounding & bit == 0 {
-            remove_capability_from_bounding_set(one(bit)).attempt(|| format!("dropping capability {number}"))?;
+            remove_capability_from_bounding_set(one(bit))
+                .attempt(|| format!("dropping capability {number}"))?;
         }
     }
     set_keep_capabilities(true).attempt(|| "keeping capabilities".to_owned())?;
@@ -105,7 +145,8 @@ pub(crate) fn label(apparmor: Option<&str>, selinux: Option<&str>) -> Result<(),
             .attempt(|| format!("applying AppArmor profile {profile}"))?;
     }
     if let Some(label) = selinux.filter(|label| !label.is_empty()) {
-        fs::write("/proc/self/attr/exec", label).attempt(|| format!("applying SELinux label {label}"))?;
+        fs::write("/proc/self/attr/exec", label)
+            .attempt(|| format!("applying SELinux label {label}"))?;
     }
     Ok(())
 }
@@ -115,11 +156,17 @@ fn one(bits: u64) -> CapabilitySet {
 }
 
 fn mask(set: Option<&Capabilities>) -> u64 {
-    set.into_iter().flatten().map(|capability| bit_of(&capability.to_string())).sum()
+    set.into_iter()
+        .flatten()
+        .map(|capability| bit_of(&capability.to_string()))
+        .sum()
 }
 
 fn bit_of(name: &str) -> u64 {
-    CAPABILITIES.iter().position(|known| *known == name).map_or(0, |number| 1 << number)
+    CAPABILITIES
+        .iter()
+        .position(|known| *known == name)
+        .map_or(0, |number| 1 << number)
 }
 
 fn resource(kind: PosixRlimitType) -> nix::sys::resource::Resource {
@@ -156,11 +203,26 @@ mod tests {
     fn dockers_default_set_has_the_known_mask() {
         use Capability as C;
         let names: HashSet<C> = [
-            C::Chown, C::DacOverride, C::Fowner, C::Fsetid, C::Kill, C::Setgid, C::Setuid, C::Setpcap,
-            C::NetBindService, C::NetRaw, C::SysChroot, C::Mknod, C::AuditWrite, C::Setfcap,
+            C::Chown,
+            C::DacOverride,
+            C::Fowner,
+            C::Fsetid,
+            C::Kill,
+            C::Setgid,
+            C::Setuid,
+            C::Setpcap,
+            C::NetBindService,
+            C::NetRaw,
+            C::SysChroot,
+            C::Mknod,
+            C::AuditWrite,
+            C::Setfcap,
         ]
         .into();
-        let granted = LinuxCapabilitiesBuilder::default().bounding(names).build().unwrap();
+        let granted = LinuxCapabilitiesBuilder::default()
+            .bounding(names)
+            .build()
+            .unwrap();
         assert_eq!(Capable::new(Some(&granted)).bounding, 0xa804_25fb);
     }
 

@@ -35,9 +35,15 @@ const LINKS: [(&str, &str); 5] = [
 pub(crate) fn fill(root: &OwnedFd, devices: &[LinuxDevice]) -> Result<(), StartError> {
     let dev = open_inside(root, Path::new("/dev")).attempt(|| "opening /dev".to_owned())?;
     for (name, major, minor) in DEVICES {
-        node(&dev, Path::new(name), FileType::CharacterDevice, Mode::from_raw_mode(0o666), (major, minor))
-            .or_else(|error| bind_from_host(root, &Path::new("/dev").join(name), error))
-            .attempt(|| format!("making /dev/{name}"))?;
+        node(
+            &dev,
+            Path::new(name),
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            (major, minor),
+        )
+        .or_else(|error| bind_from_host(root, &Path::new("/dev").join(name), error))
+        .attempt(|| format!("making /dev/{name}"))?;
     }
     for (name, target) in LINKS {
         match symlinkat(target, &dev, name) {
@@ -46,7 +52,9 @@ pub(crate) fn fill(root: &OwnedFd, devices: &[LinuxDevice]) -> Result<(), StartE
         }
         .attempt(|| format!("linking /dev/{name}"))?;
     }
-    devices.iter().try_for_each(|device| own_device(root, device))
+    devices
+        .iter()
+        .try_for_each(|device| own_device(root, device))
 }
 
 fn own_device(root: &OwnedFd, device: &LinuxDevice) -> Result<(), StartError> {
@@ -63,8 +71,17 @@ fn own_device(root: &OwnedFd, device: &LinuxDevice) -> Result<(), StartError> {
         let parent = Resolved::new(root, parent)?.ensure(root, PointKind::Directory)?;
         let name = Path::new(path.file_name().ok_or(Errno::INVAL)?);
         node(&parent, name, kind, mode, numbers)?;
-        let (uid, gid) = (device.uid().map(Uid::from_raw), device.gid().map(Gid::from_raw));
-        Ok(chownat(&parent, name, uid, gid, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
+        let (uid, gid) = (
+            device.uid().map(Uid::from_raw),
+            device.gid().map(Gid::from_raw),
+        );
+        Ok(chownat(
+            &parent,
+            name,
+            uid,
+            gid,
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        )?)
     };
     make().attempt(|| format!("making device {}", path.display()))
 }

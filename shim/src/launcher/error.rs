@@ -73,6 +73,9 @@ pub(crate) trait Attempt<T> {
 
 impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
     fn attempt(self, what: impl FnOnce() -> String) -> Result<T, StartError> {
-        self.map_err(|error| StartError::System { attempt: what(), source: error.into() })
+        self.map_err(|error| StartError::System {
+            attempt: what(),
+            source: error.into(),
+        })
     }
 }

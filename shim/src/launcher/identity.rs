@@ -23,20 +23,30 @@ pub(crate) struct Identity {
 impl Identity {
     /// Numbers as they are.
     pub(crate) fn numeric(uid: u32, gid: u32, additional: &[u32]) -> Self {
-        Self { uid, gid, groups: additional.to_vec() }
+        Self {
+            uid,
+            gid,
+            groups: additional.to_vec(),
+        }
     }
 
     /// Looks up `user[:group]` as BuildKit does: two numbers (or `root`) are taken as they are; otherwise names and
     /// numbers are looked up in the root's files, and only a name that is missing there is an error.
     pub(crate) fn lookup(user: &str, passwd: &str, group: &str) -> Result<Self, UnknownIdentity> {
-        let (user, group_name) = user.split_once(':').map_or((user, None), |(u, g)| (u, Some(g)));
+        let (user, group_name) = user
+            .split_once(':')
+            .map_or((user, None), |(u, g)| (u, Some(g)));
         if user.is_empty() && group_name.is_none() {
             return Ok(Self::of(0, 0, Vec::new()));
         }
-        if let (Some(uid), Some(gid)) = (number_or_root(user), group_name.and_then(number_or_root)) {
+        if let (Some(uid), Some(gid)) = (number_or_root(user), group_name.and_then(number_or_root))
+        {
             return Ok(Self::of(uid, gid, Vec::new()));
         }
-        let entry = passwd.lines().filter_map(PasswdEntry::parse).find(|entry| entry.is(user));
+        let entry = passwd
+            .lines()
+            .filter_map(PasswdEntry::parse)
+            .find(|entry| entry.is(user));
         let (uid, gid) = match (&entry, user.parse::<u32>()) {
             _ if user.is_empty() => (0, 0),
             (Some(entry), _) => (entry.uid, entry.gid),
@@ -47,7 +57,9 @@ impl Identity {
         match (group_name.filter(|name| !name.is_empty()), entry) {
             (Some(name), _) => Ok(Self::of(uid, find_group(name, group_entries)?, Vec::new())),
             (None, Some(entry)) => {
-                let member = group_entries.filter(|group| group.has(entry.name)).map(|group| group.gid);
+                let member = group_entries
+                    .filter(|group| group.has(entry.name))
+                    .map(|group| group.gid);
                 Ok(Self::of(uid, gid, member.collect()))
             }
             (None, None) => Ok(Self::of(uid, gid, Vec::new())),
@@ -86,7 +98,11 @@ fn find_group<'a>(
 }
 
 fn number_or_root(text: &str) -> Option<u32> {
-    if text == "root" { Some(0) } else { text.parse().ok() }
+    if text == "root" {
+        Some(0)
+    } else {
+        text.parse().ok()
+    }
 }
 
 struct PasswdEntry<'a> {
@@ -103,7 +119,12 @@ impl<'a> PasswdEntry<'a> {
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
         let home = fields.nth(1).filter(|home| !home.is_empty()).unwrap_or("/");
-        Some(Self { name, uid, gid, home })
+        Some(Self {
+            name,
+            uid,
+            gid,
+            home,
+        })
     }
 
     fn is(&self, user: &str) -> bool {
@@ -122,7 +143,11 @@ impl<'a> GroupEntry<'a> {
         let mut fields = line.trim().split(':');
         let name = fields.next()?;
         let gid = fields.nth(1)?.parse().ok()?;
-        Some(Self { name, gid, members: fields.next().unwrap_or_default() })
+        Some(Self {
+            name,
+            gid,
+            members: fields.next().unwrap_or_default(),
+        })
     }
 
     fn has(&self, user: &str) -> bool {
@@ -154,17 +179,31 @@ mod tests {
             ("root:root", 0, 0, &[0]),
         ];
         for (user, uid, gid, groups) in cases {
-            let expected = Identity { uid, gid, groups: groups.to_vec() };
-            assert_eq!(Identity::lookup(user, PASSWD, GROUP), Ok(expected), "{user:?}");
+            let expected = Identity {
+                uid,
+                gid,
+                groups: groups.to_vec(),
+            };
+            assert_eq!(
+                Identity::lookup(user, PASSWD, GROUP),
+                Ok(expected),
+                "{user:?}"
+            );
         }
     }
 
     #[test]
     fn a_missing_name_is_an_error_in_the_runtimes_words() {
         let error = Identity::lookup("nosuch", PASSWD, GROUP).unwrap_err();
-        assert_eq!(error.to_string(), "unable to find user nosuch: no matching entries in passwd file");
+        assert_eq!(
+            error.to_string(),
+            "unable to find user nosuch: no matching entries in passwd file"
+        );
         let error = Identity::lookup("root:nosuch", PASSWD, GROUP).unwrap_err();
-        assert_eq!(error.to_string(), "unable to find group nosuch: no matching entries in group file");
+        assert_eq!(
+            error.to_string(),
+            "unable to find group nosuch: no matching entries in group file"
+        );
         assert!(Identity::lookup("root", "", "").is_err());
     }
 

@@ -63,9 +63,16 @@ pub(crate) fn main(bundle: &Path) -> io::Result<()> {
     match clone(proof, Namespaces::PID.and(Namespaces::MOUNT), None)? {
         Cloned::Parent { pid, .. } => wire::send(&socket, &Report::Launched { pid }, &[]),
         Cloned::Child => {
-            let ended = Launcher::set_up(proof, socket.try_clone()?, bundle).and_then(Launcher::serve);
+            let ended =
+                Launcher::set_up(proof, socket.try_clone()?, bundle).and_then(Launcher::serve);
             if let Err(error) = &ended {
-                wire::send(&socket, &Report::Broken { message: chain(error) }, &[])?;
+                wire::send(
+                    &socket,
+                    &Report::Broken {
+                        message: chain(error),
+                    },
+                    &[],
+                )?;
             }
             std::process::exit(i32::from(ended.is_err()))
         }
@@ -77,25 +84,43 @@ impl Launcher {
         rustix::process::setsid().ok();
         drop(credentials::score(0));
         let spec = bundle.join("config.json");
-        let spec = Spec::load(&spec).map_err(io::Error::other).attempt(|| format!("reading {}", spec.display()))?;
-        let hierarchies = Hierarchies::find().attempt(|| "looking for control groups".to_owned())?;
+        let spec = Spec::load(&spec)
+            .map_err(io::Error::other)
+            .attempt(|| format!("reading {}", spec.display()))?;
+        let hierarchies =
+            Hierarchies::find().attempt(|| "looking for control groups".to_owned())?;
         let cgroup = build_cgroup(&spec, bundle);
         let common = join_cgroup(&hierarchies, &cgroup, &spec)
             .attempt(|| format!("joining control group {}", cgroup.display()))?;
         let places = Places::set_up(bundle)?;
         places.show_cgroups(&hierarchies, &common)?;
         let (filters, running) = (Filters::default(), Vec::new());
-        Ok(Self { proof, socket, places, hierarchies, cgroup, common, filters, running })
+        Ok(Self {
+            proof,
+            socket,
+            places,
+            hierarchies,
+            cgroup,
+            common,
+            filters,
+            running,
+        })
     }
 
     /// Serves until the shim is gone.
     fn serve(mut self) -> Result<(), StartError> {
         let mut children = SigSet::empty();
         children.add(Signal::SIGCHLD);
-        children.thread_block().attempt(|| "blocking SIGCHLD".to_owned())?;
-        let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .attempt(|| "waiting for SIGCHLD".to_owned())?;
-        while self.serve_once(&signals).attempt(|| "serving the shim".to_owned())? {}
+        children
+            .thread_block()
+            .attempt(|| "blocking SIGCHLD".to_owned())?;
+        let signals =
+            SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+                .attempt(|| "waiting for SIGCHLD".to_owned())?;
+        while self
+            .serve_once(&signals)
+            .attempt(|| "serving the shim".to_owned())?
+        {}
         Ok(())
     }
 
@@ -104,7 +129,12 @@ impl Launcher {
             PollFd::new(&self.socket, PollFlags::IN),
             PollFd::new(signals, PollFlags::IN),
         ];
-        polled.extend(self.running.iter().filter_map(Running::set_up).map(|set_up| PollFd::new(set_up, PollFlags::IN)));
+        polled.extend(
+            self.running
+                .iter()
+                .filter_map(Running::set_up)
+                .map(|set_up| PollFd::new(set_up, PollFlags::IN)),
+        );
         match poll(&mut polled, None) {
             Err(rustix::io::Errno::INTR) => return Ok(true),
             other => other?,
@@ -131,7 +161,11 @@ impl Launcher {
                 running.follow_set_up(&self.socket)?;
             }
             // Others are middle processes, and orphans of visitors.
-            if let Some(at) = self.running.iter().position(|running| running.pid() == ended.pid) {
+            if let Some(at) = self
+                .running
+                .iter()
+                .position(|running| running.pid() == ended.pid)
+            {
                 let report = self.running.remove(at).finish(&ended, &self.common);
                 wire::send(&self.socket, &report, &[])?;
             }
@@ -144,15 +178,22 @@ impl Launcher {
 fn join_cgroup(hierarchies: &Hierarchies, path: &Path, spec: &Spec) -> io::Result<Group> {
     let build = Group::at(hierarchies, path);
     build.create()?;
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let resources = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref());
     if let Some(resources) = resources.filter(|resources| is_limited(resources)) {
         build.limit(resources)?;
     }
     let common = Group::at(hierarchies, &path.join(COMMON));
     common.create()?;
-    let rules = resources.and_then(|resources| resources.devices().as_ref()).filter(|rules| !rules.is_empty());
+    let rules = resources
+        .and_then(|resources| resources.devices().as_ref())
+        .filter(|rules| !rules.is_empty());
     match rules {
-        Some(rules) => common.allow_devices(&rules.iter().map(DeviceRule::from).collect::<Vec<_>>())?,
+        Some(rules) => {
+            common.allow_devices(&rules.iter().map(DeviceRule::from).collect::<Vec<_>>())?
+        }
         None => common.allow_devices(&default_rules())?,
     }
     common.join()?;
@@ -161,8 +202,12 @@ fn join_cgroup(hierarchies: &Hierarchies, path: &Path, spec: &Spec) -> io::Resul
 
 /// The path of a build's control group.
 pub(crate) fn build_cgroup(spec: &Spec, bundle: &Path) -> PathBuf {
-    let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    given.filter(|path| path.is_absolute()).cloned().unwrap_or_else(|| {
-        Path::new("/shipway").join(bundle.file_name().unwrap_or_default())
-    })
+    let given = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_ref());
+    given
+        .filter(|path| path.is_absolute())
+        .cloned()
+        .unwrap_or_else(|| Path::new("/shipway").join(bundle.file_name().unwrap_or_default()))
 }

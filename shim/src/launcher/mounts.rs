@@ -54,7 +54,9 @@ impl MountOptions {
             "private" | "rprivate" => self.propagation = Some(MountPropagationFlags::PRIVATE),
             "slave" | "rslave" => self.propagation = Some(MountPropagationFlags::DOWNSTREAM),
             "shared" | "rshared" => self.propagation = Some(MountPropagationFlags::SHARED),
-            "unbindable" | "runbindable" => self.propagation = Some(MountPropagationFlags::UNBINDABLE),
+            "unbindable" | "runbindable" => {
+                self.propagation = Some(MountPropagationFlags::UNBINDABLE)
+            }
             other => self.data.push(other.to_owned()),
         }
     }
@@ -70,9 +72,20 @@ pub(crate) fn mount_entry(root: &OwnedFd, entry: &Mount, cgroups: &Path) -> Resu
     let target = entry.destination();
     let kind = entry.typ().as_deref().unwrap_or("bind");
     let options = MountOptions::parse(entry.options().as_deref().unwrap_or_default());
-    let source = entry.source().clone().unwrap_or_else(|| PathBuf::from(kind));
+    let source = entry
+        .source()
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(kind));
     let made = if kind == "cgroup" || kind == "cgroup2" {
-        bind(root, target, cgroups, &MountOptions { recursive: true, ..options })
+        bind(
+            root,
+            target,
+            cgroups,
+            &MountOptions {
+                recursive: true,
+                ..options
+            },
+        )
     } else if options.bind || kind == "bind" {
         bind(root, target, &source, &options)
     } else {
@@ -90,8 +103,16 @@ fn mount_new(
 ) -> io::Result<()> {
     let place = Resolved::new(root, target)?.ensure(root, PointKind::Directory)?;
     let data = CString::new(options.data.join(","))?;
-    let flags = MountFlags::from_bits_retain(u32::try_from(options.flags).expect("mount flags have 32 bits"));
-    mount(source, descriptor_path(&place), kind, flags, data.as_c_str())?;
+    let flags = MountFlags::from_bits_retain(
+        u32::try_from(options.flags).expect("mount flags have 32 bits"),
+    );
+    mount(
+        source,
+        descriptor_path(&place),
+        kind,
+        flags,
+        data.as_c_str(),
+    )?;
     propagate(root, target, options)
 }
 
@@ -111,7 +132,11 @@ pub(crate) fn bind_descriptor(
 ) -> io::Result<()> {
     let place = Resolved::new(root, target)?.ensure(root, kind_of(source)?)?;
     let (from, to) = (descriptor_path(source), descriptor_path(&place));
-    if recursive { mount_bind_recursive(from, to) } else { mount_bind(from, to) }?;
+    if recursive {
+        mount_bind_recursive(from, to)
+    } else {
+        mount_bind(from, to)
+    }?;
     if attributes == 0 {
         return Ok(());
     }
@@ -120,7 +145,9 @@ pub(crate) fn bind_descriptor(
 }
 
 fn propagate(root: &OwnedFd, target: &Path, options: &MountOptions) -> io::Result<()> {
-    let Some(propagation) = options.propagation else { return Ok(()) };
+    let Some(propagation) = options.propagation else {
+        return Ok(());
+    };
     let mounted = super::paths::open_inside(root, target)?;
     Ok(mount_change(descriptor_path(&mounted), propagation)?)
 }
@@ -133,7 +160,10 @@ mod tests {
     fn flags_are_told_from_the_filesystems_own_options() {
         let given = ["nosuid", "noexec", "ro", "mode=755", "size=65536k", "rw"].map(str::to_owned);
         let options = MountOptions::parse(&given);
-        assert_eq!(options.flags, libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_RDONLY);
+        assert_eq!(
+            options.flags,
+            libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_RDONLY
+        );
         assert_eq!(options.data, ["mode=755", "size=65536k"]);
         assert!(!options.bind);
     }

@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat, statat,
+};
 use rustix::io::Errno;
 
 const MOST_LINKS: usize = 255;
@@ -62,7 +64,10 @@ impl Resolved {
                         parts.clear();
                         existing = 0;
                     }
-                    names(&target).into_iter().rev().for_each(|part| pending.push_front(part));
+                    names(&target)
+                        .into_iter()
+                        .rev()
+                        .for_each(|part| pending.push_front(part));
                 }
                 Err(Errno::INVAL) => existing = parts.len(),
                 Err(Errno::NOENT) => {}
@@ -79,7 +84,10 @@ impl Resolved {
 
     /// The path itself and its parents that are missing, the longest first.
     pub(crate) fn missing(&self) -> Vec<PathBuf> {
-        (self.existing + 1..=self.parts.len()).rev().map(|len| joined(&self.parts[..len])).collect()
+        (self.existing + 1..=self.parts.len())
+            .rev()
+            .map(|len| joined(&self.parts[..len]))
+            .collect()
     }
 
     /// Opens it (as a path), if it exists.
@@ -117,9 +125,19 @@ pub(crate) fn read_inside(root: impl AsFd, path: &Path) -> io::Result<Option<Str
         return Ok(None);
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = openat2(root, joined(&resolved.parts), flags, Mode::empty(), NEVER_OUT)?;
-    let bytes = io::Read::bytes(std::fs::File::from(file)).take(4 << 20).collect::<Result<_, _>>()?;
-    Ok(Some(String::from_utf8(bytes).unwrap_or_else(|bad| lossy(&bad))))
+    let file = openat2(
+        root,
+        joined(&resolved.parts),
+        flags,
+        Mode::empty(),
+        NEVER_OUT,
+    )?;
+    let bytes = io::Read::bytes(std::fs::File::from(file))
+        .take(4 << 20)
+        .collect::<Result<_, _>>()?;
+    Ok(Some(
+        String::from_utf8(bytes).unwrap_or_else(|bad| lossy(&bad)),
+    ))
 }
 
 /// The path that names an open descriptor.
@@ -131,22 +149,33 @@ pub(crate) fn descriptor_path(descriptor: impl AsFd) -> PathBuf {
 /// What a mount point for this source has to be.
 pub(crate) fn kind_of(source: impl AsFd) -> io::Result<PointKind> {
     let mode = rustix::fs::FileType::from_raw_mode(fstat(source)?.st_mode);
-    Ok(if mode.is_dir() { PointKind::Directory } else { PointKind::File })
+    Ok(if mode.is_dir() {
+        PointKind::Directory
+    } else {
+        PointKind::File
+    })
 }
 
 /// Opens the parent of a link-free path, and gives the last name.
-pub(crate) fn open_parent<'p>(
-    root: impl AsFd,
-    path: &'p Path,
-) -> io::Result<(OwnedFd, &'p OsStr)> {
+pub(crate) fn open_parent<'p>(root: impl AsFd, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
     let name = path.file_name().ok_or(Errno::INVAL)?;
     let parent = open_beneath(root.as_fd(), path.parent().unwrap_or(Path::new("")))?;
     Ok((parent, name))
 }
 
 fn open_beneath(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    Ok(openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), NEVER_OUT)?)
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    Ok(openat2(
+        root,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        NEVER_OUT,
+    )?)
 }
 
 fn make_directory(place: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
@@ -184,7 +213,8 @@ mod tests {
     fn in_directory(test: impl FnOnce(&Path, OwnedFd)) {
         static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("shipway-paths-{}-{next}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("shipway-paths-{}-{next}", std::process::id()));
         fs::create_dir_all(path.join("a/b")).unwrap();
         symlink("/a", path.join("absolute")).unwrap();
         symlink("../../../../a/b", path.join("a/climbs")).unwrap();
@@ -221,10 +251,16 @@ mod tests {
     fn missing_parts_are_created_and_named_longest_first() {
         in_directory(|path, root| {
             let resolved = Resolved::new(&root, Path::new("/dangling/file")).unwrap();
-            assert_eq!(resolved.missing(), ["nowhere/x/file", "nowhere/x", "nowhere"].map(PathBuf::from));
+            assert_eq!(
+                resolved.missing(),
+                ["nowhere/x/file", "nowhere/x", "nowhere"].map(PathBuf::from)
+            );
             resolved.ensure(&root, PointKind::File).unwrap();
             assert!(path.join("nowhere/x/file").is_file());
-            Resolved::new(&root, Path::new("/new/dir")).unwrap().ensure(&root, PointKind::Directory).unwrap();
+            Resolved::new(&root, Path::new("/new/dir"))
+                .unwrap()
+                .ensure(&root, PointKind::Directory)
+                .unwrap();
             assert!(path.join("new/dir").is_dir());
         });
     }

@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount,
+};
 
 use super::error::{Attempt as _, StartError};
 use crate::cgroup::{Group, Hierarchies};
@@ -29,14 +31,23 @@ impl Places {
     /// Cuts this process's mounts off from the host's, in the direction outwards, and sets the corner up. The caller is
     /// in a new mount namespace and a new PID namespace.
     pub(crate) fn set_up(bundle: &Path) -> Result<Self, StartError> {
-        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-            .attempt(|| "making mounts slaves of the host's".to_owned())?;
+        mount_change(
+            "/",
+            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+        )
+        .attempt(|| "making mounts slaves of the host's".to_owned())?;
         let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount("proc", "/proc", "proc", plain, None).attempt(|| "mounting proc".to_owned())?;
         let corner = bundle.join("rootfs");
         fs::create_dir_all(&corner).attempt(|| format!("creating {}", corner.display()))?;
-        mount("shipway", &corner, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=700,size=1m")
-            .attempt(|| format!("mounting a tmpfs at {}", corner.display()))?;
+        mount(
+            "shipway",
+            &corner,
+            "tmpfs",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            c"mode=700,size=1m",
+        )
+        .attempt(|| format!("mounting a tmpfs at {}", corner.display()))?;
         let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .attempt(|| "opening /dev/null".to_owned())?;
         let name = |name: &str| corner.join(name);
@@ -55,23 +66,34 @@ impl Places {
     }
 
     /// Lays out the control groups as a step sees them: the group that it is in, read-only.
-    pub(crate) fn show_cgroups(&self, hierarchies: &Hierarchies, group: &Group) -> Result<(), StartError> {
+    pub(crate) fn show_cgroups(
+        &self,
+        hierarchies: &Hierarchies,
+        group: &Group,
+    ) -> Result<(), StartError> {
         let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let Hierarchies::Legacy(trees) = hierarchies else {
             let showing = || "showing the control group".to_owned();
             let directory = group.directory("").attempt_some(showing)?;
             mount_bind(directory, &self.cgroups).attempt(showing)?;
-            return mount_remount(&self.cgroups, MountFlags::BIND | MountFlags::RDONLY | plain, "")
-                .attempt(showing);
+            return mount_remount(
+                &self.cgroups,
+                MountFlags::BIND | MountFlags::RDONLY | plain,
+                "",
+            )
+            .attempt(showing);
         };
         for (controllers, directory) in group.directories() {
             let tree = trees.iter().find(|tree| &tree.controllers == controllers);
-            let name = tree.and_then(|tree| tree.mount_point.file_name()).unwrap_or_default();
+            let name = tree
+                .and_then(|tree| tree.mount_point.file_name())
+                .unwrap_or_default();
             let place = self.cgroups.join(name);
             let showing = || format!("showing control group {}", directory.display());
             fs::create_dir(&place).attempt(showing)?;
             mount_bind(directory, &place).attempt(showing)?;
-            mount_remount(&place, MountFlags::BIND | MountFlags::RDONLY | plain, "").attempt(showing)?;
+            mount_remount(&place, MountFlags::BIND | MountFlags::RDONLY | plain, "")
+                .attempt(showing)?;
         }
         seal(&self.cgroups, plain)
     }
@@ -90,6 +112,7 @@ trait AttemptSome<T> {
 
 impl<T> AttemptSome<T> for Option<T> {
     fn attempt_some(self, what: impl FnOnce() -> String) -> Result<T, StartError> {
-        self.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound)).attempt(what)
+        self.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
+            .attempt(what)
     }
 }

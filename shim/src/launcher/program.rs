@@ -65,30 +65,44 @@ impl Program<'_> {
         }
         self.connect_streams()?;
         let cwd = process.cwd();
-        chdir(cwd).map_err(std::io::Error::from).map_err(|error| StartError::Command {
-            name: cwd.display().to_string(),
-            reason: format!("chdir to cwd failed: {}", errno_text(&error)),
-        })?;
+        chdir(cwd)
+            .map_err(std::io::Error::from)
+            .map_err(|error| StartError::Command {
+                name: cwd.display().to_string(),
+                reason: format!("chdir to cwd failed: {}", errno_text(&error)),
+            })?;
         let environment = self.environment();
-        let path_variable = environment.iter().find_map(|variable| variable.strip_prefix("PATH="));
+        let path_variable = environment
+            .iter()
+            .find_map(|variable| variable.strip_prefix("PATH="));
         let args = process.args().as_deref().unwrap_or_default();
         let program = find(args.first().map_or("", String::as_str), path_variable)?;
         limit(process.rlimits().as_deref().unwrap_or_default())?;
         if let Some(oom_score) = process.oom_score_adj() {
             score(oom_score).attempt(|| "setting the OOM score".to_owned())?;
         }
-        label(process.apparmor_profile().as_deref(), process.selinux_label().as_deref())?;
-        umask(Mode::from_bits_truncate(process.user().umask().unwrap_or(0o022)));
+        label(
+            process.apparmor_profile().as_deref(),
+            process.selinux_label().as_deref(),
+        )?;
+        umask(Mode::from_bits_truncate(
+            process.user().umask().unwrap_or(0o022),
+        ));
         self.restrict()?;
         let (args, environment) = (c_strings(args)?, c_strings(&environment)?);
         let path = c_strings(&[program.to_string_lossy().into_owned()])?.remove(0);
         let Err(error) = nix::unistd::execve(&path, &args, &environment);
-        Err(StartError::Exec { program, reason: errno_text(&error.into()) })
+        Err(StartError::Exec {
+            program,
+            reason: errno_text(&error.into()),
+        })
     }
 
     fn environment(&self) -> Vec<String> {
         let mut environment = self.process.env().clone().unwrap_or_default();
-        let home = environment.iter().find_map(|variable| variable.strip_prefix("HOME="));
+        let home = environment
+            .iter()
+            .find_map(|variable| variable.strip_prefix("HOME="));
         if home.is_none_or(str::is_empty) {
             environment.retain(|variable| !variable.starts_with("HOME="));
             environment.push(format!("HOME={}", self.home));
@@ -127,10 +141,18 @@ impl Program<'_> {
         let peer_flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = ioctl_tiocgptpeer(&master, peer_flags).attempt(opening)?;
         let wanted = self.process.console_size().and_then(|size| {
-            Some((u16::try_from(size.width()).ok()?, u16::try_from(size.height()).ok()?))
+            Some((
+                u16::try_from(size.width()).ok()?,
+                u16::try_from(size.height()).ok()?,
+            ))
         });
         if let Some((columns, rows)) = self.size.or(wanted) {
-            let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            let size = Winsize {
+                ws_row: rows,
+                ws_col: columns,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            };
             tcsetwinsize(&master, size).attempt(opening)?;
         }
         let uid = Some(Uid::from_raw(self.identity.uid));
@@ -139,12 +161,19 @@ impl Program<'_> {
             let name = ptsname(&master, Vec::new()).attempt(opening)?;
             let console_flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
             let mode = rustix::fs::Mode::from_raw_mode(0o666);
-            drop(open("/dev/console", console_flags, mode).attempt(|| "making /dev/console".to_owned())?);
+            drop(
+                open("/dev/console", console_flags, mode)
+                    .attempt(|| "making /dev/console".to_owned())?,
+            );
             mount_bind(&name, "/dev/console").attempt(|| "binding /dev/console".to_owned())?;
         }
         ioctl_tiocsctty(&slave).attempt(|| "taking the terminal".to_owned())?;
         wire::send(self.set_up, &SetUp::Terminal, &[master.as_fd()]).attempt(opening)?;
-        let copies = [slave.try_clone().attempt(opening)?, slave.try_clone().attempt(opening)?, slave];
+        let copies = [
+            slave.try_clone().attempt(opening)?,
+            slave.try_clone().attempt(opening)?,
+            slave,
+        ];
         self.streams = Streams(copies.map(Some));
         Ok(())
     }
@@ -167,6 +196,10 @@ impl Program<'_> {
 }
 
 fn c_strings(strings: &[String]) -> Result<Vec<CString>, StartError> {
-    let strings: Result<Vec<CString>, _> = strings.iter().map(|string| CString::new(string.as_str())).collect();
-    strings.map_err(|_| StartError::Invalid(shipway_step::InvalidStep::Nul("an argument or variable")))
+    let strings: Result<Vec<CString>, _> = strings
+        .iter()
+        .map(|string| CString::new(string.as_str()))
+        .collect();
+    strings
+        .map_err(|_| StartError::Invalid(shipway_step::InvalidStep::Nul("an argument or variable")))
 }

@@ -50,7 +50,16 @@ impl Running {
         step: Option<StepTraces>,
     ) -> Self {
         let (failure, terminal) = (None, None);
-        Self { id, pid, pidfd, set_up: Some(set_up), failure, terminal, started_at_ns: now(), step }
+        Self {
+            id,
+            pid,
+            pidfd,
+            set_up: Some(set_up),
+            failure,
+            terminal,
+            started_at_ns: now(),
+            step,
+        }
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -73,10 +82,15 @@ impl Running {
             match wire::receive::<SetUp>(set_up) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
-                Ok(Some((SetUp::Terminal, descriptors))) => self.terminal = descriptors.into_iter().next(),
+                Ok(Some((SetUp::Terminal, descriptors))) => {
+                    self.terminal = descriptors.into_iter().next()
+                }
                 Ok(Some((SetUp::Replaced { pid }, descriptors))) => {
                     self.pid = pid;
-                    self.pidfd = descriptors.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+                    self.pidfd = descriptors
+                        .into_iter()
+                        .next()
+                        .ok_or(io::ErrorKind::InvalidData)?;
                 }
                 Ok(Some((SetUp::Failed { message }, _))) => self.failure = Some(message),
                 Ok(None) => {
@@ -92,7 +106,9 @@ impl Running {
         if self.failure.is_some() {
             return Ok(());
         }
-        let report = Report::Started { id: self.id.clone() };
+        let report = Report::Started {
+            id: self.id.clone(),
+        };
         let terminal = self.terminal.take();
         match &terminal {
             Some(terminal) => wire::send(shim, &report, &[self.pidfd.as_fd(), terminal.as_fd()]),
@@ -120,8 +136,14 @@ impl Running {
             step.finish(&mut outcome, common);
         }
         match failure {
-            Some(message) => Report::Failed { id: self.id, message },
-            None => Report::Exited { id: self.id, outcome },
+            Some(message) => Report::Failed {
+                id: self.id,
+                message,
+            },
+            None => Report::Exited {
+                id: self.id,
+                outcome,
+            },
         }
     }
 }
@@ -144,6 +166,8 @@ impl StepTraces {
 }
 
 pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

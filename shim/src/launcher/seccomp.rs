@@ -6,7 +6,9 @@ use std::io::{Read as _, Seek as _};
 use std::rc::Rc;
 
 use libseccomp::error::SeccompError;
-use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+};
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
     LinuxSeccompOperator, LinuxSyscall,
@@ -62,9 +64,13 @@ fn compile(section: &LinuxSeccomp) -> Result<Filter, StartError> {
         flags |= match flag {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => {
+                libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
+            }
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
-                return Err(StartError::Seccomp("WAIT_KILLABLE_RECV needs a listener".to_owned()));
+                return Err(StartError::Seccomp(
+                    "WAIT_KILLABLE_RECV needs a listener".to_owned(),
+                ));
             }
         };
     }
@@ -75,9 +81,13 @@ fn compile(section: &LinuxSeccomp) -> Result<Filter, StartError> {
 fn exported(context: &ScmpFilterContext) -> Result<Vec<u8>, StartError> {
     let exporting = || "exporting the seccomp filter".to_owned();
     let memory = memfd_create("seccomp", MemfdFlags::CLOEXEC).attempt(exporting)?;
-    context.export_bpf(&memory).map_err(|error| StartError::Seccomp(error.to_string()))?;
+    context
+        .export_bpf(&memory)
+        .map_err(|error| StartError::Seccomp(error.to_string()))?;
     let (mut file, mut bytes) = (File::from(memory), Vec::new());
-    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).attempt(exporting)?;
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .attempt(exporting)?;
     Ok(bytes)
 }
 
@@ -93,7 +103,9 @@ fn add_rule(
     }
     for name in rule.names() {
         // A profile names calls of many architectures and kernels; those unknown here can't be made either.
-        let Ok(syscall) = ScmpSyscall::from_name(name) else { continue };
+        let Ok(syscall) = ScmpSyscall::from_name(name) else {
+            continue;
+        };
         let arguments = rule.args().as_deref().unwrap_or_default();
         add_conditions(context, wanted, syscall, arguments)
             .map_err(|error| StartError::Seccomp(format!("{name}: {error}")))?;
@@ -109,10 +121,11 @@ fn add_conditions(
     arguments: &[LinuxSeccompArg],
 ) -> Result<(), SeccompError> {
     let conditions: Vec<ScmpArgCompare> = arguments.iter().map(condition).collect();
-    let repeated = arguments
-        .iter()
-        .enumerate()
-        .any(|(at, one)| arguments[..at].iter().any(|other| other.index() == one.index()));
+    let repeated = arguments.iter().enumerate().any(|(at, one)| {
+        arguments[..at]
+            .iter()
+            .any(|other| other.index() == one.index())
+    });
     if conditions.is_empty() {
         context.add_rule(wanted, syscall)?;
     } else if repeated {
@@ -140,12 +153,18 @@ fn condition(argument: &LinuxSeccompArg) -> ScmpArgCompare {
             ScmpCompareOp::MaskedEqual(mask)
         }
     };
-    ScmpArgCompare::new(u32::try_from(argument.index()).unwrap_or(u32::MAX), operator, value)
+    ScmpArgCompare::new(
+        u32::try_from(argument.index()).unwrap_or(u32::MAX),
+        operator,
+        value,
+    )
 }
 
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, StartError> {
     Ok(match action {
-        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => ScmpAction::KillThread,
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => {
+            ScmpAction::KillThread
+        }
         LinuxSeccompAction::ScmpActKillProcess => ScmpAction::KillProcess,
         LinuxSeccompAction::ScmpActTrap => ScmpAction::Trap,
         LinuxSeccompAction::ScmpActErrno => {
@@ -157,7 +176,9 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
         LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
         LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
         LinuxSeccompAction::ScmpActNotify => {
-            return Err(StartError::Seccomp("SCMP_ACT_NOTIFY is not supported in build steps".to_owned()));
+            return Err(StartError::Seccomp(
+                "SCMP_ACT_NOTIFY is not supported in build steps".to_owned(),
+            ));
         }
     })
 }
@@ -185,7 +206,9 @@ fn architecture(arch: Arch) -> Option<ScmpArch> {
         Arch::ScmpArchParisc => ScmpArch::Parisc,
         Arch::ScmpArchParisc64 => ScmpArch::Parisc64,
         Arch::ScmpArchRiscv64 => ScmpArch::Riscv64,
-        Arch::ScmpArchLoongarch64 | Arch::ScmpArchM68k | Arch::ScmpArchSh | Arch::ScmpArchSheb => return None,
+        Arch::ScmpArchLoongarch64 | Arch::ScmpArchM68k | Arch::ScmpArchSh | Arch::ScmpArchSheb => {
+            return None;
+        }
     })
 }
 

@@ -11,7 +11,9 @@ use std::rc::Rc;
 use nix::sched::{CloneFlags, setns};
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+};
 use rustix::process::{chdir, fchdir, pivot_root};
 use shipway_step::{LayerStack, MountAttribute, MountSource, StepMount, StepSpec};
 
@@ -48,7 +50,12 @@ impl StepChild<'_> {
         match self.prepare() {
             Err(error) => error,
             Ok((identity, home)) => Program {
-                process: self.step.spec.process().as_ref().expect("a checked step has a process"),
+                process: self
+                    .step
+                    .spec
+                    .process()
+                    .as_ref()
+                    .expect("a checked step has a process"),
                 identity,
                 home,
                 streams: self.streams,
@@ -66,21 +73,31 @@ impl StepChild<'_> {
         let spec = &self.step.spec;
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         if let Some(group) = self.group {
-            group.join().attempt(|| "joining the step's control group".to_owned())?;
+            group
+                .join()
+                .attempt(|| "joining the step's control group".to_owned())?;
         }
         let empty = Linux::default();
         let linux = spec.linux().as_ref().unwrap_or(&empty);
         enter_network(linux)?;
         if let Some(name) = spec.hostname() {
-            rustix::system::sethostname(name.as_bytes()).attempt(|| format!("setting hostname {name}"))?;
+            rustix::system::sethostname(name.as_bytes())
+                .attempt(|| format!("setting hostname {name}"))?;
         }
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-            .attempt(|| "leaving mount propagation".to_owned())?;
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .attempt(|| "leaving mount propagation".to_owned())?;
         attach(self.root, &self.places.root).attempt(|| "attaching the root".to_owned())?;
         self.mount_all(linux)?;
         let (identity, home) = self.identity()?;
         if self.step.create_cwd {
-            let cwd = spec.process().as_ref().expect("a checked step has a process").cwd();
+            let cwd = spec
+                .process()
+                .as_ref()
+                .expect("a checked step has a process")
+                .cwd();
             create_directory(self.root, cwd, &identity)?;
         }
         self.protect(linux)?;
@@ -100,7 +117,8 @@ impl StepChild<'_> {
             super::devices::fill(self.root, linux.devices().as_deref().unwrap_or_default())?;
         }
         self.step.mounts.iter().try_for_each(|wanted| {
-            self.mount_one(wanted).attempt(|| format!("mounting {}", wanted.destination.display()))
+            self.mount_one(wanted)
+                .attempt(|| format!("mounting {}", wanted.destination.display()))
         })
     }
 
@@ -123,10 +141,17 @@ impl StepChild<'_> {
                 self.mount_part(layers, subpath.as_deref(), target, attributes)
             }
             MountSource::Tmpfs { size, mode } => {
-                let place = Resolved::new(self.root, target)?.ensure(self.root, PointKind::Directory)?;
+                let place =
+                    Resolved::new(self.root, target)?.ensure(self.root, PointKind::Directory)?;
                 let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
                 let data = std::ffi::CString::new(format!("mode={mode:o}{size}"))?;
-                mount("tmpfs", descriptor_path(&place), "tmpfs", MountFlags::empty(), data.as_c_str())?;
+                mount(
+                    "tmpfs",
+                    descriptor_path(&place),
+                    "tmpfs",
+                    MountFlags::empty(),
+                    data.as_c_str(),
+                )?;
                 restrict(self.root, target, attributes)
             }
         }
@@ -159,7 +184,13 @@ impl StepChild<'_> {
         let identity = if let Some(user) = &self.step.user {
             Identity::lookup(user, &passwd, &read("/etc/group")?)?
         } else {
-            let user = self.step.spec.process().as_ref().expect("a checked step has a process").user();
+            let user = self
+                .step
+                .spec
+                .process()
+                .as_ref()
+                .expect("a checked step has a process")
+                .user();
             let additional = user.additional_gids().as_deref().unwrap_or_default();
             Identity::numeric(user.uid(), user.gid(), additional)
         };
@@ -174,14 +205,28 @@ impl StepChild<'_> {
             write_inside(self.root, &file, value).attempt(|| format!("setting {name}"))?;
         }
         for path in linux.readonly_paths().iter().flatten() {
-            let Ok(source) = open_inside(self.root, Path::new(path)) else { continue };
-            bind_descriptor(self.root, Path::new(path), &source, libc::MOUNT_ATTR_RDONLY, true)
-                .attempt(|| format!("write-protecting {path}"))?;
+            let Ok(source) = open_inside(self.root, Path::new(path)) else {
+                continue;
+            };
+            bind_descriptor(
+                self.root,
+                Path::new(path),
+                &source,
+                libc::MOUNT_ATTR_RDONLY,
+                true,
+            )
+            .attempt(|| format!("write-protecting {path}"))?;
         }
         for path in linux.masked_paths().iter().flatten() {
-            self.mask(Path::new(path)).attempt(|| format!("hiding {path}"))?;
+            self.mask(Path::new(path))
+                .attempt(|| format!("hiding {path}"))?;
         }
-        let read_only = self.step.spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly);
+        let read_only = self
+            .step
+            .spec
+            .root()
+            .as_ref()
+            .and_then(oci_spec::runtime::Root::readonly);
         if read_only.unwrap_or(false) {
             restrict(self.root, Path::new("/"), libc::MOUNT_ATTR_RDONLY)
                 .attempt(|| "making the root read-only".to_owned())?;
@@ -190,7 +235,9 @@ impl StepChild<'_> {
     }
 
     fn mask(&self, path: &Path) -> io::Result<()> {
-        let Ok(hidden) = open_inside(self.root, path) else { return Ok(()) };
+        let Ok(hidden) = open_inside(self.root, path) else {
+            return Ok(());
+        };
         let cover = match super::paths::kind_of(&hidden)? {
             PointKind::Directory => self.places.empty.clone(),
             PointKind::File => PathBuf::from("/dev/null"),
@@ -200,8 +247,12 @@ impl StepChild<'_> {
 
     fn enter_root(&self) -> Result<(), StartError> {
         let entering = || "entering the root".to_owned();
-        let place = open(&self.places.root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .attempt(entering)?;
+        let place = open(
+            &self.places.root,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .attempt(entering)?;
         fchdir(&place).attempt(entering)?;
         // With both paths the same the old root ends up on top of the new one, and is taken off again.
         pivot_root(".", ".").attempt(entering)?;
@@ -216,7 +267,8 @@ fn enter_network(linux: &Linux) -> Result<(), StartError> {
         match (namespace.typ(), namespace.path()) {
             (LinuxNamespaceType::Network, Some(path)) => {
                 let entering = || format!("entering network namespace {}", path.display());
-                let descriptor = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).attempt(entering)?;
+                let descriptor = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .attempt(entering)?;
                 setns(descriptor, CloneFlags::CLONE_NEWNET).attempt(entering)?;
             }
             (LinuxNamespaceType::Network, None) => {
@@ -255,7 +307,10 @@ fn create_directory(root: &OwnedFd, path: &Path, owner: &Identity) -> Result<(),
     for missing in resolved.missing().iter().rev() {
         let (parent, name) = super::paths::open_parent(root, missing).attempt(creating)?;
         let place: PathBuf = descriptor_path(&parent).join(name);
-        fs::DirBuilder::new().mode(0o755).create(&place).attempt(creating)?;
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .create(&place)
+            .attempt(creating)?;
         chown(&place, Some(owner.uid), Some(owner.gid)).attempt(creating)?;
     }
     Ok(())

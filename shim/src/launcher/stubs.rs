@@ -38,13 +38,19 @@ impl Stubs {
 
     /// Removes those that exist and are empty, and puts their parents' times back.
     pub(crate) fn remove(&self, root: &OwnedFd) -> io::Result<()> {
-        self.0.iter().try_for_each(|path| remove_if_empty(root, path))
+        self.0
+            .iter()
+            .try_for_each(|path| remove_if_empty(root, path))
     }
 }
 
 fn remove_if_empty(root: &OwnedFd, path: &Path) -> io::Result<()> {
-    let Ok((parent, name)) = open_parent(root, path) else { return Ok(()) };
-    let Ok(stat) = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { return Ok(()) };
+    let Ok((parent, name)) = open_parent(root, path) else {
+        return Ok(());
+    };
+    let Ok(stat) = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else {
+        return Ok(());
+    };
     let flags = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => AtFlags::REMOVEDIR,
         FileType::RegularFile if stat.st_size == 0 => AtFlags::empty(),
@@ -56,8 +62,14 @@ fn remove_if_empty(root: &OwnedFd, path: &Path) -> io::Result<()> {
         other => other?,
     }
     let times = Timestamps {
-        last_access: Timespec { tv_sec: before.st_atime, tv_nsec: nanoseconds(before.st_atime_nsec) },
-        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: nanoseconds(before.st_mtime_nsec) },
+        last_access: Timespec {
+            tv_sec: before.st_atime,
+            tv_nsec: nanoseconds(before.st_atime_nsec),
+        },
+        last_modification: Timespec {
+            tv_sec: before.st_mtime,
+            tv_nsec: nanoseconds(before.st_mtime_nsec),
+        },
     };
     // The parent is open as a path only, so it is named by its own `.`.
     Ok(utimensat(&parent, ".", &times, AtFlags::empty())?)
@@ -83,13 +95,23 @@ mod tests {
         let root = open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let points = ["/etc/hosts", "/run/secrets/one", "/deep/er/dir", "/etc"].map(Path::new);
         let stubs = Stubs::missing(&root, points.into_iter(), MountStubs::RemoveWithParents);
-        for (point, kind) in points.into_iter().zip([PointKind::File, PointKind::File, PointKind::Directory]) {
-            Resolved::new(&root, point).unwrap().ensure(&root, kind).unwrap();
+        for (point, kind) in
+            points
+                .into_iter()
+                .zip([PointKind::File, PointKind::File, PointKind::Directory])
+        {
+            Resolved::new(&root, point)
+                .unwrap()
+                .ensure(&root, kind)
+                .unwrap();
         }
         fs::write(path.join("deep/er/kept"), "x").unwrap();
         let before = fs::metadata(path.join("etc")).unwrap().modified().unwrap();
         stubs.remove(&root).unwrap();
-        assert_eq!(fs::metadata(path.join("etc")).unwrap().modified().unwrap(), before);
+        assert_eq!(
+            fs::metadata(path.join("etc")).unwrap().modified().unwrap(),
+            before
+        );
         assert!(!path.join("etc/hosts").exists() && !path.join("run").exists());
         assert!(path.join("deep/er/kept").exists() && !path.join("deep/er/dir").exists());
         fs::remove_dir_all(&path).unwrap();
@@ -102,7 +124,10 @@ mod tests {
         let root = open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let point = Path::new("/a/b");
         let stubs = Stubs::missing(&root, [point].into_iter(), MountStubs::Remove);
-        Resolved::new(&root, point).unwrap().ensure(&root, PointKind::Directory).unwrap();
+        Resolved::new(&root, point)
+            .unwrap()
+            .ensure(&root, PointKind::Directory)
+            .unwrap();
         stubs.remove(&root).unwrap();
         assert!(path.join("a").is_dir() && !path.join("a/b").exists());
         fs::remove_dir_all(&path).unwrap();

@@ -6,16 +6,20 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
-    unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
+    move_mount, open_tree, unmount,
 };
 use shipway_step::{LayerStack, Writable};
 
 use crate::sys::set_mount_attributes;
 
 /// Without these an upper directory is no complete layer.
-const PLAIN_LAYERS: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
+const PLAIN_LAYERS: [(&str, &str); 3] = [
+    ("index", "off"),
+    ("redirect_dir", "off"),
+    ("metacopy", "off"),
+];
 
 /// Mounts the layers and gives the mount's root. `scratch` is a directory of this mount namespace that only the caller
 /// uses; kernels without overlay's new options need it for a moment.
@@ -24,7 +28,11 @@ pub(crate) fn mount_layers(layers: &LayerStack, scratch: &Path) -> io::Result<Ow
         ([], Some(writable)) => clone_tree(&writable.upper),
         ([only], None) => {
             let tree = clone_tree(only)?;
-            set_mount_attributes(std::os::fd::AsFd::as_fd(&tree), libc::MOUNT_ATTR_RDONLY, false)?;
+            set_mount_attributes(
+                std::os::fd::AsFd::as_fd(&tree),
+                libc::MOUNT_ATTR_RDONLY,
+                false,
+            )?;
             Ok(tree)
         }
         _ => match overlay(layers) {
@@ -36,7 +44,13 @@ pub(crate) fn mount_layers(layers: &LayerStack, scratch: &Path) -> io::Result<Ow
 
 /// Attaches a detached tree at a path of this mount namespace.
 pub(crate) fn attach(tree: &OwnedFd, place: &Path) -> io::Result<()> {
-    Ok(move_mount(tree, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    Ok(move_mount(
+        tree,
+        "",
+        CWD,
+        place,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?)
 }
 
 /// A detached copy of the mount at a path, which follows links.
@@ -63,13 +77,24 @@ fn overlay(layers: &LayerStack) -> io::Result<OwnedFd> {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
     fsconfig_create(&filesystem)?;
-    Ok(fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    Ok(fsmount(
+        &filesystem,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
 }
 
 /// Older kernels take all layers in one string of at most a page, so the layers are named by descriptor numbers.
 fn overlay_by_mount(layers: &LayerStack, scratch: &Path) -> io::Result<OwnedFd> {
-    let lowers = layers.lower.iter().map(|path| open_directory(path)).collect::<io::Result<Vec<_>>>()?;
-    let names: Vec<String> = lowers.iter().map(|lower| lower.as_raw_fd().to_string()).collect();
+    let lowers = layers
+        .lower
+        .iter()
+        .map(|path| open_directory(path))
+        .collect::<io::Result<Vec<_>>>()?;
+    let names: Vec<String> = lowers
+        .iter()
+        .map(|lower| lower.as_raw_fd().to_string())
+        .collect();
     let mut options = format!("lowerdir={}", names.join(":"));
     for (key, value) in PLAIN_LAYERS {
         options.push_str(&format!(",{key}={value}"));
@@ -99,5 +124,9 @@ fn overlay_by_mount(layers: &LayerStack, scratch: &Path) -> io::Result<OwnedFd> 
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }

@@ -64,7 +64,9 @@ impl VisitorChild<'_> {
     /// A process can't move itself into a PID namespace, only its children: so the visitor proper is another child of the
     /// launcher.
     fn enter(&self) -> Result<Option<Rc<Filter>>, StartError> {
-        let Some(host) = &self.host else { return Ok(None) };
+        let Some(host) = &self.host else {
+            return Ok(None);
+        };
         let all = CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWPID
             | CloneFlags::CLONE_NEWIPC
@@ -72,7 +74,9 @@ impl VisitorChild<'_> {
             | CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWCGROUP;
         setns(&host.pidfd, all).attempt(|| "entering the running step".to_owned())?;
-        match clone(self.proof, Namespaces::SIBLING, None).attempt(|| "making the visiting process".to_owned())? {
+        match clone(self.proof, Namespaces::SIBLING, None)
+            .attempt(|| "making the visiting process".to_owned())?
+        {
             Cloned::Child => Ok(host.filter.clone()),
             Cloned::Parent { pid, pidfd } => {
                 wire::send(self.set_up, &SetUp::Replaced { pid }, &[pidfd.as_fd()])

@@ -102,7 +102,12 @@ pub(crate) fn send(
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
-    sendmsg(socket, &[IoSlice::new(&json)], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(&json)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
@@ -129,7 +134,10 @@ pub(crate) fn receive<T: DeserializeOwned>(
     if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::from(io::ErrorKind::InvalidData));
     }
-    Ok(Some((serde_json::from_slice(&bytes[..received.bytes])?, descriptors)))
+    Ok(Some((
+        serde_json::from_slice(&bytes[..received.bytes])?,
+        descriptors,
+    )))
 }
 
 #[cfg(test)]
@@ -140,9 +148,16 @@ mod tests {
 
     #[test]
     fn a_message_arrives_with_its_descriptors_and_the_end_is_none() {
-        let (here, there) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        let report = Report::Started { id: "s1".to_owned() };
+        let (here, there) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let report = Report::Started {
+            id: "s1".to_owned(),
+        };
         send(&here, &report, &[here.as_fd()]).unwrap();
         drop(here);
         let (received, descriptors) = receive::<Report>(&there).unwrap().unwrap();

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio as Inherit};
+use std::process::Stdio as Inherit;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, memfd_create};
@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::container::{Container, Recipe};
+use super::helper::own_program;
 use super::reaper::Reaper;
 use super::stdio::Stdio;
 use crate::launcher::wire::{self, Order, ProcessKind, Report};
@@ -36,11 +37,15 @@ pub(crate) struct Build {
 impl Build {
     /// Starts a launcher. It goes on setting itself up afterwards; the first order waits for that.
     pub(crate) async fn launch(bundle: &Path) -> io::Result<Self> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         let flags = fcntl_getfl(&ours)?;
         fcntl_setfl(&ours, flags | OFlags::NONBLOCK)?;
-        let child = Command::new("/proc/self/exe")
+        let child = own_program()
             .arg("launcher")
             .arg(bundle)
             .stdin(Inherit::from(theirs))
@@ -50,10 +55,18 @@ impl Build {
         // The process that was started ends once there is a launcher; the reaper takes it.
         drop(child);
         let socket = crate::sys::watch(ours)?;
-        let (report, _) = receive(&socket).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (report, _) = receive(&socket)
+            .await?
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         match report {
-            Report::Launched { pid } => Ok(Self { socket, starting: Mutex::default(), pid }),
-            other => Err(io::Error::other(format!("the launcher began with {other:?}"))),
+            Report::Launched { pid } => Ok(Self {
+                socket,
+                starting: Mutex::default(),
+                pid,
+            }),
+            other => Err(io::Error::other(format!(
+                "the launcher began with {other:?}"
+            ))),
         }
     }
 
@@ -69,9 +82,14 @@ impl Build {
         let ordered = self.order(container, key, &stdio, &recipe, size).await;
         if let Err(error) = ordered {
             self.waiting().remove(key.exec_id());
-            return Err(format!("asking the launcher to start {}: {error}", key.exec_id()));
+            return Err(format!(
+                "asking the launcher to start {}: {error}",
+                key.exec_id()
+            ));
         }
-        receiver.await.unwrap_or_else(|_| Err("the build's launcher has ended".to_owned()))
+        receiver
+            .await
+            .unwrap_or_else(|_| Err("the build's launcher has ended".to_owned()))
     }
 
     /// Passes the launcher's reports on until it has ended.
@@ -119,8 +137,9 @@ impl Build {
             streams: streams.each_ref().map(Option::is_some),
             size,
         };
-        let descriptors: Vec<_> =
-            std::iter::once(memory.as_fd()).chain(streams.iter().flatten().map(|fd| fd.as_fd())).collect();
+        let descriptors: Vec<_> = std::iter::once(memory.as_fd())
+            .chain(streams.iter().flatten().map(|fd| fd.as_fd()))
+            .collect();
         let send = |socket: &OwnedFd| wire::send(socket, &order, &descriptors);
         self.socket.async_io(Interest::WRITABLE, send).await
     }
@@ -129,7 +148,10 @@ impl Build {
         match report {
             Report::Started { id } => {
                 let mut descriptors = descriptors.into_iter();
-                let pid = descriptors.next().map_or(Ok(0), |pidfd| pid_of(&pidfd)).unwrap_or(0);
+                let pid = descriptors
+                    .next()
+                    .map_or(Ok(0), |pidfd| pid_of(&pidfd))
+                    .unwrap_or(0);
                 container.started(&Key::from_wire(&id), pid, descriptors.next());
                 self.answer(&id, Ok(pid));
             }
@@ -166,13 +188,17 @@ impl Build {
 }
 
 async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<(Report, Vec<OwnedFd>)>> {
-    socket.async_io(Interest::READABLE, |socket| wire::receive(socket)).await
+    socket
+        .async_io(Interest::READABLE, |socket| wire::receive(socket))
+        .await
 }
 
 /// The pid, in this process's PID namespace, of the process that a pidfd stands for; 0 when it has ended and is gone.
 fn pid_of(pidfd: &OwnedFd) -> io::Result<u32> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
-    let pid: i64 = line.and_then(|pid| pid.trim().parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    let pid: i64 = line
+        .and_then(|pid| pid.trim().parse().ok())
+        .ok_or(io::ErrorKind::InvalidData)?;
     Ok(u32::try_from(pid).unwrap_or(0))
 }

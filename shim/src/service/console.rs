@@ -22,10 +22,16 @@ impl ConsoleSocket {
     pub(crate) fn bind() -> io::Result<Self> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let serial = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let directory = PathBuf::from(format!("/run/shipway-console-{}-{serial}", std::process::id()));
+        let directory = PathBuf::from(format!(
+            "/run/shipway-console-{}-{serial}",
+            std::process::id()
+        ));
         std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
         let listener = UnixListener::bind(directory.join("s"))?;
-        Ok(Self { directory, listener })
+        Ok(Self {
+            directory,
+            listener,
+        })
     }
 
     /// Its path.
@@ -57,10 +63,18 @@ fn receive(stream: &tokio::net::UnixStream) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let slices = &mut [IoSliceMut::new(&mut bytes)];
-    recvmsg(stream, slices, &mut control, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)?;
+    recvmsg(
+        stream,
+        slices,
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+    )?;
     let mut descriptors = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
     });
-    descriptors.next().and_then(|mut descriptors| descriptors.next()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    descriptors
+        .next()
+        .and_then(|mut descriptors| descriptors.next())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

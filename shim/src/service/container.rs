@@ -12,8 +12,8 @@ use containerd_shim::protos::events::task::{
     TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM, TaskPaused, TaskResumed,
     TaskStart,
 };
-use containerd_shim::protos::protobuf::{MessageDyn, MessageField};
 use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim::protos::protobuf::{MessageDyn, MessageField};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -63,39 +63,71 @@ pub(crate) struct Container {
 
 impl Container {
     /// A container whose first process waits with this pid.
-    pub(crate) fn new(subject: &Subject, bundle: PathBuf, pid: u32, stdio: Stdio, events: Events) -> Self {
+    pub(crate) fn new(
+        subject: &Subject,
+        bundle: PathBuf,
+        pid: u32,
+        stdio: Stdio,
+        events: Events,
+    ) -> Self {
         let handles = HashMap::from([(Key::Init, Handle::new(stdio, Recipe::Bundle))]);
-        let state = Mutex::new(State { task: Task::new(pid), handles });
-        Self { id: subject.id.clone(), namespace: subject.namespace.clone(), bundle, events, state }
+        let state = Mutex::new(State {
+            task: Task::new(pid),
+            handles,
+        });
+        Self {
+            id: subject.id.clone(),
+            namespace: subject.namespace.clone(),
+            bundle,
+            events,
+            state,
+        }
     }
 
     /// Whose output loggers get.
     pub(crate) fn subject(&self) -> Subject {
-        Subject { id: self.id.clone(), namespace: self.namespace.clone() }
+        Subject {
+            id: self.id.clone(),
+            namespace: self.namespace.clone(),
+        }
     }
 
     pub(crate) fn process(&self, key: &Key) -> Result<(Process, Stdio, bool), Refusal> {
         let state = self.state();
         let process = state.task.process(key)?;
-        let stdio = state.handles.get(key).map(|handle| handle.stdio.clone()).unwrap_or_default();
+        let stdio = state
+            .handles
+            .get(key)
+            .map(|handle| handle.stdio.clone())
+            .unwrap_or_default();
         Ok((process, stdio, state.task.is_paused()))
     }
 
     pub(crate) fn init_pid(&self) -> u32 {
-        self.state().task.process(&Key::Init).map_or(0, |process| process.pid)
+        self.state()
+            .task
+            .process(&Key::Init)
+            .map_or(0, |process| process.pid)
     }
 
     /// The exec ids of the pids that have one.
     pub(crate) fn exec_ids(&self) -> HashMap<u32, String> {
         let state = self.state();
-        let named = state.task.processes().filter(|(key, process)| **key != Key::Init && process.pid != 0);
-        named.map(|(key, process)| (process.pid, key.exec_id().to_owned())).collect()
+        let named = state
+            .task
+            .processes()
+            .filter(|(key, process)| **key != Key::Init && process.pid != 0);
+        named
+            .map(|(key, process)| (process.pid, key.exec_id().to_owned()))
+            .collect()
     }
 
     pub(crate) fn add_exec(&self, key: &Key, stdio: Stdio, recipe: Recipe) -> Result<(), Refusal> {
         let mut state = self.state();
         state.task.add_exec(key)?;
-        state.handles.insert(key.clone(), Handle::new(stdio, recipe));
+        state
+            .handles
+            .insert(key.clone(), Handle::new(stdio, recipe));
         let event = TaskExecAdded {
             container_id: self.id.clone(),
             exec_id: key.exec_id().to_owned(),
@@ -106,10 +138,16 @@ impl Container {
     }
 
     /// Begins a start and gives what it needs.
-    pub(crate) fn begin_start(&self, key: &Key) -> Result<(Stdio, Recipe, Option<(u16, u16)>), Refusal> {
+    pub(crate) fn begin_start(
+        &self,
+        key: &Key,
+    ) -> Result<(Stdio, Recipe, Option<(u16, u16)>), Refusal> {
         let mut state = self.state();
         state.task.begin_start(key)?;
-        let handle = state.handles.get(key).ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))?;
+        let handle = state
+            .handles
+            .get(key)
+            .ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))?;
         Ok((handle.stdio.clone(), handle.recipe.clone(), handle.size))
     }
 
@@ -129,10 +167,19 @@ impl Container {
         state.task.started(key, pid);
         let container_id = self.id.clone();
         match key {
-            Key::Init => self.tell(&TaskStart { container_id, pid, ..Default::default() }),
+            Key::Init => self.tell(&TaskStart {
+                container_id,
+                pid,
+                ..Default::default()
+            }),
             Key::Exec(id) => {
                 let exec_id = id.clone();
-                self.tell(&TaskExecStarted { container_id, exec_id, pid, ..Default::default() });
+                self.tell(&TaskExecStarted {
+                    container_id,
+                    exec_id,
+                    pid,
+                    ..Default::default()
+                });
             }
         }
     }
@@ -144,9 +191,14 @@ impl Container {
         }
         let terminal = Arc::new(terminal);
         let mut state = self.state();
-        let Some(handle) = state.handles.get_mut(key) else { return };
+        let Some(handle) = state.handles.get_mut(key) else {
+            return;
+        };
         handle.terminal = Some(Arc::clone(&terminal));
-        let serve = handle.stdio.clone().serve_terminal(terminal, self.subject());
+        let serve = handle
+            .stdio
+            .clone()
+            .serve_terminal(terminal, self.subject());
         let id = key.exec_id().to_owned();
         tokio::spawn(async move {
             if let Err(error) = serve.await {
@@ -158,13 +210,29 @@ impl Container {
     /// A process has ended. Told twice, the first counts.
     pub(crate) fn exited(&self, key: &Key, code: u32) {
         let mut state = self.state();
-        self.end(&mut state, key, Exit { code, at: SystemTime::now() }, true);
+        self.end(
+            &mut state,
+            key,
+            Exit {
+                code,
+                at: SystemTime::now(),
+            },
+            true,
+        );
     }
 
     /// A process could not be started: it counts as ended, without an event.
     pub(crate) fn start_failed(&self, key: &Key) {
         let mut state = self.state();
-        self.end(&mut state, key, Exit { code: 255, at: SystemTime::now() }, false);
+        self.end(
+            &mut state,
+            key,
+            Exit {
+                code: 255,
+                at: SystemTime::now(),
+            },
+            false,
+        );
     }
 
     /// The first process has ended, and with it every other.
@@ -172,7 +240,10 @@ impl Container {
         let mut state = self.state();
         let at = SystemTime::now();
         for key in state.task.live_execs() {
-            let ran = state.task.process(&key).is_ok_and(|process| process.pid != 0);
+            let ran = state
+                .task
+                .process(&key)
+                .is_ok_and(|process| process.pid != 0);
             self.end(&mut state, &key, Exit { code: 137, at }, ran);
         }
         self.end(&mut state, &Key::Init, Exit { code, at }, true);
@@ -180,7 +251,10 @@ impl Container {
 
     /// The kernel has killed for lack of memory.
     pub(crate) fn out_of_memory(&self) {
-        self.tell(&TaskOOM { container_id: self.id.clone(), ..Default::default() });
+        self.tell(&TaskOOM {
+            container_id: self.id.clone(),
+            ..Default::default()
+        });
     }
 
     pub(crate) fn signalled(&self, key: &Key) -> Result<u32, Refusal> {
@@ -196,7 +270,10 @@ impl Container {
                     return Ok(exit);
                 }
                 let handle = state.handles.get(key);
-                handle.ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))?.ended.subscribe()
+                handle
+                    .ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))?
+                    .ended
+                    .subscribe()
             };
             // An error means that the process was deleted meanwhile; then the look above says so.
             drop(ended.wait_for(|ended| *ended).await);
@@ -204,26 +281,38 @@ impl Container {
     }
 
     /// Marks the task paused, and tells so; `freeze` does it.
-    pub(crate) fn pause(&self, freeze: impl FnOnce() -> std::io::Result<()>) -> Result<(), PauseError> {
+    pub(crate) fn pause(
+        &self,
+        freeze: impl FnOnce() -> std::io::Result<()>,
+    ) -> Result<(), PauseError> {
         let mut state = self.state();
         state.task.pause()?;
         if let Err(error) = freeze() {
             state.task.resume()?;
             return Err(error.into());
         }
-        self.tell(&TaskPaused { container_id: self.id.clone(), ..Default::default() });
+        self.tell(&TaskPaused {
+            container_id: self.id.clone(),
+            ..Default::default()
+        });
         Ok(())
     }
 
     /// Marks the task running again, and tells so; `thaw` does it.
-    pub(crate) fn resume(&self, thaw: impl FnOnce() -> std::io::Result<()>) -> Result<(), PauseError> {
+    pub(crate) fn resume(
+        &self,
+        thaw: impl FnOnce() -> std::io::Result<()>,
+    ) -> Result<(), PauseError> {
         let mut state = self.state();
         state.task.resume()?;
         if let Err(error) = thaw() {
             state.task.pause()?;
             return Err(error.into());
         }
-        self.tell(&TaskResumed { container_id: self.id.clone(), ..Default::default() });
+        self.tell(&TaskResumed {
+            container_id: self.id.clone(),
+            ..Default::default()
+        });
         Ok(())
     }
 
@@ -256,10 +345,16 @@ impl Container {
     }
 
     /// The terminal of a process to resize, if there is one by now; else the size is kept for when there is.
-    pub(crate) fn resize(&self, key: &Key, size: (u16, u16)) -> Result<Option<Arc<OwnedFd>>, Refusal> {
+    pub(crate) fn resize(
+        &self,
+        key: &Key,
+        size: (u16, u16),
+    ) -> Result<Option<Arc<OwnedFd>>, Refusal> {
         let mut state = self.state();
         state.task.process(key)?;
-        let Some(handle) = state.handles.get_mut(key) else { return Ok(None) };
+        let Some(handle) = state.handles.get_mut(key) else {
+            return Ok(None);
+        };
         handle.size = Some(size);
         Ok(handle.terminal.clone())
     }
@@ -274,7 +369,11 @@ impl Container {
             handle.ended.send_replace(true);
         }
         if tell {
-            let id = if *key == Key::Init { self.id.clone() } else { key.exec_id().to_owned() };
+            let id = if *key == Key::Init {
+                self.id.clone()
+            } else {
+                key.exec_id().to_owned()
+            };
             self.tell(&TaskExit {
                 container_id: self.id.clone(),
                 id,
@@ -310,13 +409,22 @@ pub(crate) enum PauseError {
 impl Handle {
     fn new(stdio: Stdio, recipe: Recipe) -> Self {
         let (ended, _) = watch::channel(false);
-        Self { stdio, recipe, input_keeper: None, terminal: None, size: None, ended }
+        Self {
+            stdio,
+            recipe,
+            input_keeper: None,
+            terminal: None,
+            size: None,
+            ended,
+        }
     }
 }
 
 /// A time on the wire.
 pub(crate) fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     MessageField::some(Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use containerd_shim::event::Event;
+use containerd_shim::protos::protobuf::well_known_types::any::Any;
+use containerd_shim::protos::protobuf::{MessageDyn, MessageField};
 use containerd_shim::protos::shim::event::Envelope;
 use containerd_shim::protos::shim::events::ForwardRequest;
 use containerd_shim::protos::shim_async::{Client, EventsClient};
-use containerd_shim::protos::protobuf::well_known_types::any::Any;
-use containerd_shim::protos::protobuf::{MessageDyn, MessageField};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -42,7 +42,11 @@ impl Events {
     /// Makes both ends. `address` is containerd's ttrpc socket.
     pub(crate) fn new(address: &str) -> (Self, Forwarder) {
         let (sender, queue) = unbounded_channel();
-        let address = if address.contains("://") { address.to_owned() } else { format!("unix://{address}") };
+        let address = if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("unix://{address}")
+        };
         (Self(sender), Forwarder { queue, address })
     }
 
@@ -59,7 +63,11 @@ impl Events {
             timestamp: super::container::timestamp(SystemTime::now()),
             namespace: namespace.to_owned(),
             topic: event.topic(),
-            event: MessageField::some(Any { type_url, value, ..Default::default() }),
+            event: MessageField::some(Any {
+                type_url,
+                value,
+                ..Default::default()
+            }),
             ..Default::default()
         };
         // The forwarder lives as long as the shim: without one there is nobody to tell.
@@ -90,7 +98,10 @@ impl Forwarder {
 /// Sends one event, again and again for a while: a later one must not overtake it.
 async fn forward(address: &str, client: &mut Option<EventsClient>, envelope: Envelope) {
     let topic = envelope.topic.clone();
-    let request = ForwardRequest { envelope: MessageField::some(envelope), ..Default::default() };
+    let request = ForwardRequest {
+        envelope: MessageField::some(envelope),
+        ..Default::default()
+    };
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = try_forward(address, client, &request).await {
         *client = None;
@@ -111,5 +122,8 @@ async fn try_forward(
         Some(client) => client,
         None => client.insert(EventsClient::new(Client::connect(address).await?)),
     };
-    client.forward(ttrpc::context::with_timeout(CALL_NANOSECONDS), request).await.map(drop)
+    client
+        .forward(ttrpc::context::with_timeout(CALL_NANOSECONDS), request)
+        .await
+        .map(drop)
 }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -76,11 +77,13 @@ pub(crate) async fn perform(
     reaper: &Reaper,
 ) -> Result<u32, String> {
     let answer = request.bundle.join(format!("answer-{}.json", serial()));
-    let pid = spawn(request, &answer, streams).map_err(|error| format!("starting a helper: {error}"))?;
+    let pid =
+        spawn(request, &answer, streams).map_err(|error| format!("starting a helper: {error}"))?;
     let ended = reaper.end_of(pid).await;
     let json = fs::read(&answer);
     drop(fs::remove_file(&answer));
-    let read = json.map_err(|_| format!("the helper ended with code {} and no answer", ended.code))?;
+    let read =
+        json.map_err(|_| format!("the helper ended with code {} and no answer", ended.code))?;
     match serde_json::from_slice(&read) {
         Ok(Answer::Done(pid)) => Ok(pid.unsigned_abs()),
         Ok(Answer::Failed(message)) => Err(message),
@@ -88,9 +91,16 @@ pub(crate) async fn perform(
     }
 }
 
+/// This very binary, even if its file was replaced meanwhile, under its usual name.
+pub(crate) fn own_program() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("containerd-shim-shipway-v1");
+    command
+}
+
 fn spawn(request: &Request, answer: &Path, streams: [Option<OwnedFd>; 3]) -> io::Result<i32> {
     let [input, output, error] = streams.map(|stream| stream.map_or_else(Stdio::null, Stdio::from));
-    let child = Command::new("/proc/self/exe")
+    let child = own_program()
         .arg("container")
         .arg(serde_json::to_string(request)?)
         .arg(answer)
@@ -108,7 +118,10 @@ fn serial() -> u64 {
 
 /// Runs as `container REQUEST ANSWER`, fresh and single-threaded.
 pub(crate) fn main(mut args: impl Iterator<Item = OsString>) -> io::Result<()> {
-    let (request, answer) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
+    let (request, answer) = (
+        args.next().unwrap_or_default(),
+        args.next().unwrap_or_default(),
+    );
     let answer = PathBuf::from(answer);
     let said = match serde_json::from_str::<Request>(&request.to_string_lossy()) {
         Err(error) => Answer::Failed(format!("reading the request: {error}")),
@@ -128,7 +141,11 @@ impl Request {
     fn perform(&self) -> Result<i32, Failure> {
         let state = self.bundle.join(STATE);
         match &self.operation {
-            Operation::Create { rootfs, console, systemd } => {
+            Operation::Create {
+                rootfs,
+                console,
+                systemd,
+            } => {
                 mount_all(&self.bundle, rootfs)?;
                 fs::create_dir_all(&state)?;
                 let container = ContainerBuilder::new(self.id.clone(), SyscallType::default())
@@ -179,7 +196,13 @@ fn nix_pid(pid: impl Into<i32>) -> i32 {
 fn mount_all(bundle: &Path, mounts: &[RootMount]) -> Result<(), Failure> {
     let root = bundle.join("rootfs");
     fs::create_dir_all(&root)?;
-    let given = |text: &str| if text.is_empty() { None } else { Some(text.to_owned()) };
+    let given = |text: &str| {
+        if text.is_empty() {
+            None
+        } else {
+            Some(text.to_owned())
+        }
+    };
     for mount in mounts {
         let target = root.join(mount.target.trim_start_matches('/'));
         let (kind, source) = (given(&mount.kind), given(&mount.source));

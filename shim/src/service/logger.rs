@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::helper::own_program;
+
 /// Whose output is logged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Subject {
@@ -28,10 +30,15 @@ impl Program {
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let args = pairs.flat_map(|pair| {
-            let (key, value) = pair.split_once('=').map_or((pair, None), |(key, value)| (key, Some(value)));
+            let (key, value) = pair
+                .split_once('=')
+                .map_or((pair, None), |(key, value)| (key, Some(value)));
             std::iter::once(decoded(key)).chain(value.map(decoded))
         });
-        Self { path: PathBuf::from(decoded(path)), args: args.collect() }
+        Self {
+            path: PathBuf::from(decoded(path)),
+            args: args.collect(),
+        }
     }
 
     /// Starts it and waits until it is ready; gives what a process writes its output and errors to.
@@ -40,7 +47,7 @@ impl Program {
         let (error, to_error) = pipe_with(PipeFlags::CLOEXEC)?;
         let (ready, to_ready) = pipe_with(PipeFlags::CLOEXEC)?;
         // The program wants its pipes as descriptors 3 to 5: a process of our own moves them there.
-        let child = Command::new("/proc/self/exe")
+        let child = own_program()
             .arg("logger")
             .arg(&self.path)
             .args(&self.args)
@@ -61,8 +68,15 @@ impl Program {
 /// descriptors are 3, 4 and 5 then.
 pub(crate) fn main(mut args: impl Iterator<Item = std::ffi::OsString>) -> io::Result<()> {
     let program = args.next().ok_or(io::ErrorKind::InvalidInput)?;
-    let moved = [rustix::io::dup(io::stdin())?, rustix::io::dup(io::stdout())?, rustix::io::dup(io::stderr())?];
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let moved = [
+        rustix::io::dup(io::stdin())?,
+        rustix::io::dup(io::stdout())?,
+        rustix::io::dup(io::stderr())?,
+    ];
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
@@ -75,8 +89,13 @@ fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
-        let hex = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match (first, hex.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
+        let hex = tail
+            .get(..2)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
+        match (
+            first,
+            hex.and_then(|digits| u8::from_str_radix(digits, 16).ok()),
+        ) {
             (b'%', Some(byte)) => {
                 bytes.push(byte);
                 rest = &tail[2..];
@@ -96,8 +115,12 @@ mod tests {
 
     #[test]
     fn a_query_becomes_arguments() {
-        let program = Program::parse("/usr/bin/nerdctl?_NERDCTL_INTERNAL_LOGGING=%2Fvar%2Flib%2Fn&flag");
+        let program =
+            Program::parse("/usr/bin/nerdctl?_NERDCTL_INTERNAL_LOGGING=%2Fvar%2Flib%2Fn&flag");
         assert_eq!(program.path, PathBuf::from("/usr/bin/nerdctl"));
-        assert_eq!(program.args, ["_NERDCTL_INTERNAL_LOGGING", "/var/lib/n", "flag"]);
+        assert_eq!(
+            program.args,
+            ["_NERDCTL_INTERNAL_LOGGING", "/var/lib/n", "flag"]
+        );
     }
 }

@@ -16,12 +16,20 @@ const TICK_NS: u64 = 10_000_000;
 /// The figures of a group, in the message for its cgroup version.
 pub(crate) fn collect(group: &Group) -> Result<Any, containerd_shim::protos::protobuf::Error> {
     let files = Files(group);
-    if group.is_unified() { pack(&unified(&files)) } else { pack(&legacy(&files)) }
+    if group.is_unified() {
+        pack(&unified(&files))
+    } else {
+        pack(&legacy(&files))
+    }
 }
 
 fn pack(message: &impl MessageFull) -> Result<Any, containerd_shim::protos::protobuf::Error> {
     let type_url = MessageDyn::descriptor_dyn(message).full_name().to_owned();
-    Ok(Any { type_url, value: message.write_to_bytes()?, ..Default::default() })
+    Ok(Any {
+        type_url,
+        value: message.write_to_bytes()?,
+        ..Default::default()
+    })
 }
 
 struct Files<'a>(&'a Group);
@@ -29,7 +37,9 @@ struct Files<'a>(&'a Group);
 impl Files<'_> {
     fn text(&self, controller: &str, file: &str) -> String {
         let directory = self.0.directory(controller);
-        directory.and_then(|directory| fs::read_to_string(directory.join(file)).ok()).unwrap_or_default()
+        directory
+            .and_then(|directory| fs::read_to_string(directory.join(file)).ok())
+            .unwrap_or_default()
     }
 
     /// A file with one number; `max` is the largest, a missing file is 0.
@@ -41,7 +51,11 @@ impl Files<'_> {
     fn table(&self, controller: &str, file: &str) -> Table {
         let text = self.text(controller, file);
         let pairs = text.lines().filter_map(|line| line.split_once(' '));
-        Table(pairs.map(|(name, value)| (name.to_owned(), number(value.trim()))).collect())
+        Table(
+            pairs
+                .map(|(name, value)| (name.to_owned(), number(value.trim())))
+                .collect(),
+        )
     }
 }
 
@@ -54,7 +68,11 @@ impl Table {
 }
 
 fn number(text: &str) -> u64 {
-    if text == "max" { u64::MAX } else { text.parse().unwrap_or(0) }
+    if text == "max" {
+        u64::MAX
+    } else {
+        text.parse().unwrap_or(0)
+    }
 }
 
 fn legacy(files: &Files<'_>) -> v1::Metrics {
@@ -93,8 +111,12 @@ fn legacy(files: &Files<'_>) -> v1::Metrics {
             ..Default::default()
         }),
         blkio: MessageField::some(v1::BlkIOStat {
-            io_service_bytes_recursive: block_io(&files.text("blkio", "blkio.throttle.io_service_bytes_recursive")),
-            io_serviced_recursive: block_io(&files.text("blkio", "blkio.throttle.io_serviced_recursive")),
+            io_service_bytes_recursive: block_io(
+                &files.text("blkio", "blkio.throttle.io_service_bytes_recursive"),
+            ),
+            io_serviced_recursive: block_io(
+                &files.text("blkio", "blkio.throttle.io_serviced_recursive"),
+            ),
             ..Default::default()
         }),
         ..Default::default()
@@ -182,7 +204,10 @@ fn unified(files: &Files<'_>) -> v2::Metrics {
             oom_kill: events.get("oom_kill"),
             ..Default::default()
         }),
-        io: MessageField::some(v2::IOStat { usage: io_entries(&files.text("io", "io.stat")), ..Default::default() }),
+        io: MessageField::some(v2::IOStat {
+            usage: io_entries(&files.text("io", "io.stat")),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -248,7 +273,10 @@ mod tests {
     #[test]
     fn io_lines_are_read_by_name() {
         let entries = io_entries("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n");
-        assert_eq!((entries[0].major, entries[0].rbytes, entries[0].wios), (8, 1, 4));
+        assert_eq!(
+            (entries[0].major, entries[0].rbytes, entries[0].wios),
+            (8, 1, 4)
+        );
         let entries = block_io("8:0 Read 42\n8:0 Write 0\nTotal 42\n");
         assert_eq!((entries.len(), entries[0].value), (2, 42));
     }

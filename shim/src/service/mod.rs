@@ -16,7 +16,7 @@ mod stdio;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -34,7 +34,7 @@ use ttrpc::Code;
 use self::build::Build;
 use self::container::{Container, task_io, timestamp};
 use self::events::Events;
-use self::helper::{Operation, Request, RootMount};
+use self::helper::{Operation, Request, RootMount, own_program};
 use self::logger::Subject;
 use self::ordinary::Ordinary;
 use self::reaper::Reaper;
@@ -53,11 +53,17 @@ const PID_FILE: &str = "init.pid";
 /// Runs the shim.
 pub(crate) fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| error!("{panic}")));
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(_) => return ExitCode::FAILURE,
     };
-    let config = Config { no_reaper: true, ..Default::default() };
+    let config = Config {
+        no_reaper: true,
+        ..Default::default()
+    };
     runtime.block_on(containerd_shim::run::<Service>(RUNTIME, Some(config)));
     // Streams that are still waited for must not keep the process.
     runtime.shutdown_background();
@@ -95,9 +101,16 @@ impl Shim for Service {
     type T = Service;
 
     async fn new(_runtime_id: &str, args: &Flags, _config: &mut Config) -> Self {
-        let bundle = if args.bundle.is_empty() { std::env::current_dir().unwrap_or_default() } else { args.bundle.clone().into() };
+        let bundle = if args.bundle.is_empty() {
+            std::env::current_dir().unwrap_or_default()
+        } else {
+            args.bundle.clone().into()
+        };
         Self {
-            subject: Subject { id: args.id.clone(), namespace: args.namespace.clone() },
+            subject: Subject {
+                id: args.id.clone(),
+                namespace: args.namespace.clone(),
+            },
             bundle,
             exit: Arc::default(),
             reaper: Reaper::default(),
@@ -113,7 +126,8 @@ impl Shim for Service {
 
     async fn delete_shim(&mut self) -> Result<DeleteResponse, Error> {
         let (bundle, id) = (self.bundle.clone(), self.subject.id.clone());
-        let pid = clean_up_after_shim(&bundle, &id).map_err(|error| Error::Other(error.to_string()))?;
+        let pid =
+            clean_up_after_shim(&bundle, &id).map_err(|error| Error::Other(error.to_string()))?;
         Ok(DeleteResponse {
             pid,
             exit_status: 128 + 9,
@@ -147,7 +161,10 @@ impl Shim for Service {
 impl Service {
     async fn create_task(&self, request: CreateTaskRequest) -> TtrpcResult<u32> {
         if self.running().is_ok() {
-            return Err(status(Code::ALREADY_EXISTS, &format!("task {} already exists", request.id)));
+            return Err(status(
+                Code::ALREADY_EXISTS,
+                &format!("task {} already exists", request.id),
+            ));
         }
         let bundle = bundle_of(&request).to_owned();
         let spec = Spec::load(bundle.join("config.json"))
@@ -158,18 +175,38 @@ impl Service {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
         };
-        let events = self.told_by().clone().ok_or_else(|| failed("the shim does not serve yet"))?;
-        let new = |pid| Arc::new(Container::new(&self.subject, bundle.clone(), pid, stdio.clone(), events));
+        let events = self
+            .told_by()
+            .clone()
+            .ok_or_else(|| failed("the shim does not serve yet"))?;
+        let new = |pid| {
+            Arc::new(Container::new(
+                &self.subject,
+                bundle.clone(),
+                pid,
+                stdio.clone(),
+                events,
+            ))
+        };
         let running = if is_build(&spec) {
-            let build = Build::launch(&bundle).await.map_err(|error| failed(&format!("starting the launcher: {error}")))?;
+            let build = Build::launch(&bundle)
+                .await
+                .map_err(|error| failed(&format!("starting the launcher: {error}")))?;
             let container = new(build.pid.unsigned_abs());
             let build = Arc::new(build);
             tokio::spawn(Arc::clone(&build).follow(Arc::clone(&container), self.reaper.clone()));
-            Running { container, engine: Engine::Build(build), spec }
+            Running {
+                container,
+                engine: Engine::Build(build),
+                spec,
+            }
         } else {
-            let ordinary = Ordinary::new(self.subject.id.clone(), bundle.clone(), self.reaper.clone());
+            let ordinary =
+                Ordinary::new(self.subject.id.clone(), bundle.clone(), self.reaper.clone());
             let systemd = options_of(&request).systemd_cgroup;
-            let created = ordinary.create(&self.subject, &stdio, root_mounts(&request), systemd).await;
+            let created = ordinary
+                .create(&self.subject, &stdio, root_mounts(&request), systemd)
+                .await;
             let created = created.map_err(|message| failed(&message))?;
             let container = new(created.pid);
             container.keep_input(&Key::Init, created.opened.input_keeper);
@@ -177,7 +214,11 @@ impl Service {
                 container.attach(&Key::Init, terminal);
             }
             ordinary.follow(&container, &Key::Init, created.pid);
-            Running { container, engine: Engine::Ordinary(ordinary), spec }
+            Running {
+                container,
+                engine: Engine::Ordinary(ordinary),
+                spec,
+            }
         };
         let pid = running.container.init_pid();
         if let Err(error) = std::fs::write(bundle.join(PID_FILE), pid.to_string()) {
@@ -197,7 +238,12 @@ impl Service {
     }
 
     fn running(&self) -> TtrpcResult<Arc<Running>> {
-        self.slot().clone().ok_or_else(|| status(Code::NOT_FOUND, &format!("task {} not found", self.subject.id)))
+        self.slot().clone().ok_or_else(|| {
+            status(
+                Code::NOT_FOUND,
+                &format!("task {} not found", self.subject.id),
+            )
+        })
     }
 
     fn forget(&self) {
@@ -218,7 +264,10 @@ impl Running {
     fn group(&self) -> io::Result<Group> {
         let hierarchies = Hierarchies::find()?;
         match &self.engine {
-            Engine::Build(_) => Ok(Group::at(&hierarchies, &build_cgroup(&self.spec, &self.container.bundle))),
+            Engine::Build(_) => Ok(Group::at(
+                &hierarchies,
+                &build_cgroup(&self.spec, &self.container.bundle),
+            )),
             Engine::Ordinary(_) => Group::of_process(&hierarchies, self.container.init_pid()),
         }
     }
@@ -246,12 +295,16 @@ impl Running {
     /// Removes what the container leaves on the machine.
     async fn clean_up(&self) -> TtrpcResult<()> {
         match &self.engine {
-            Engine::Ordinary(ordinary) => ordinary.delete().await.map_err(|message| failed(&message)),
+            Engine::Ordinary(ordinary) => {
+                ordinary.delete().await.map_err(|message| failed(&message))
+            }
             Engine::Build(_) => {
                 let group = self.group().map_err(|error| failed(&error.to_string()))?;
                 let destroyed = tokio::task::spawn_blocking(move || group.destroy()).await;
                 let destroyed = destroyed.map_err(|error| failed(&error.to_string()))?;
-                destroyed.map_err(|error| failed(&format!("removing the build's control group: {error}")))
+                destroyed.map_err(|error| {
+                    failed(&format!("removing the build's control group: {error}"))
+                })
             }
         }
     }
@@ -277,7 +330,9 @@ fn root_mounts(request: &CreateTaskRequest) -> Vec<RootMount> {
 
 /// What containerd asks for when it has lost a shim: nothing of the container may stay. Gives the first process's pid.
 fn clean_up_after_shim(bundle: &Path, id: &str) -> io::Result<u32> {
-    let pid = std::fs::read_to_string(bundle.join(PID_FILE)).ok().and_then(|pid| pid.trim().parse::<u32>().ok());
+    let pid = std::fs::read_to_string(bundle.join(PID_FILE))
+        .ok()
+        .and_then(|pid| pid.trim().parse::<u32>().ok());
     let spec = match Spec::load(bundle.join("config.json")) {
         Ok(spec) => spec,
         Err(_) => return Ok(pid.unwrap_or(0)),
@@ -289,8 +344,12 @@ fn clean_up_after_shim(bundle: &Path, id: &str) -> io::Result<u32> {
         let group = Group::at(&Hierarchies::find()?, &build_cgroup(&spec, bundle));
         group.destroy()?;
     } else {
-        let request = Request { id: id.to_owned(), bundle: bundle.to_owned(), operation: Operation::Delete };
-        Command::new("/proc/self/exe")
+        let request = Request {
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            operation: Operation::Delete,
+        };
+        own_program()
             .arg("container")
             .arg(serde_json::to_string(&request)?)
             .arg(bundle.join("answer-delete.json"))
@@ -306,5 +365,7 @@ fn is_launcher(pid: u32, bundle: &Path) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut args = line.split(|byte| *byte == 0);
     args.nth(1) == Some(b"launcher".as_slice())
-        && args.next().is_some_and(|path| path == bundle.as_os_str().as_encoded_bytes())
+        && args
+            .next()
+            .is_some_and(|path| path == bundle.as_os_str().as_encoded_bytes())
 }

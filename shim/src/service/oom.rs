@@ -15,12 +15,18 @@ use crate::cgroup::Group;
 
 /// Tells the container of each kill, until its group is gone.
 pub(crate) async fn watch(container: Arc<Container>, group: Group) -> io::Result<()> {
-    let Some(directory) = group.directory("memory").map(Path::to_owned) else { return Ok(()) };
+    let Some(directory) = group.directory("memory").map(Path::to_owned) else {
+        return Ok(());
+    };
     let notices = crate::sys::watch(subscribe(&directory, group.is_unified())?)?;
     let mut known = group.oom_kills();
     loop {
         let mut bytes = [0; 4096];
-        notices.async_io(Interest::READABLE, |notices| Ok(rustix::io::read(notices, &mut bytes)?)).await?;
+        notices
+            .async_io(Interest::READABLE, |notices| {
+                Ok(rustix::io::read(notices, &mut bytes)?)
+            })
+            .await?;
         if !directory.exists() {
             return Ok(());
         }
@@ -35,8 +41,13 @@ pub(crate) async fn watch(container: Arc<Container>, group: Group) -> io::Result
 /// v1 signals an eventfd, v2 changes a file.
 fn subscribe(directory: &Path, unified: bool) -> io::Result<OwnedFd> {
     if unified {
-        let watcher = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&watcher, directory.join("memory.events"), inotify::WatchFlags::MODIFY)?;
+        let watcher =
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(
+            &watcher,
+            directory.join("memory.events"),
+            inotify::WatchFlags::MODIFY,
+        )?;
         return Ok(watcher);
     }
     let notices = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;

@@ -40,7 +40,11 @@ impl Ordinary {
         rootfs: Vec<RootMount>,
         systemd: bool,
     ) -> Result<Created, String> {
-        let operation = |console| Operation::Create { rootfs, console, systemd };
+        let operation = |console| Operation::Create {
+            rootfs,
+            console,
+            systemd,
+        };
         self.process(subject, stdio, operation).await
     }
 
@@ -61,8 +65,12 @@ impl Ordinary {
             return Err("a build step needs a build container".to_owned());
         };
         let process = self.bundle.join(format!("exec-{}.json", key.exec_id()));
-        std::fs::write(&process, json).map_err(|error| format!("writing {}: {error}", process.display()))?;
-        let operation = |console| Operation::Exec { process: process.clone(), console };
+        std::fs::write(&process, json)
+            .map_err(|error| format!("writing {}: {error}", process.display()))?;
+        let operation = |console| Operation::Exec {
+            process: process.clone(),
+            console,
+        };
         let created = self.process(&container.subject(), stdio, operation).await;
         drop(std::fs::remove_file(&process));
         let created = created?;
@@ -100,12 +108,19 @@ impl Ordinary {
         operation: impl FnOnce(Option<PathBuf>) -> Operation,
     ) -> Result<Created, String> {
         if !stdio.terminal {
-            let mut opened = stdio.open(subject).map_err(|error| format!("opening the streams: {error}"))?;
+            let mut opened = stdio
+                .open(subject)
+                .map_err(|error| format!("opening the streams: {error}"))?;
             let streams = std::mem::take(&mut opened.streams);
             let pid = perform(&self.request(operation(None)), streams, &self.reaper).await?;
-            return Ok(Created { pid, opened, terminal: None });
+            return Ok(Created {
+                pid,
+                opened,
+                terminal: None,
+            });
         }
-        let socket = ConsoleSocket::bind().map_err(|error| format!("making a console socket: {error}"))?;
+        let socket =
+            ConsoleSocket::bind().map_err(|error| format!("making a console socket: {error}"))?;
         let request = self.request(operation(Some(socket.path())));
         let started = perform(&request, [None, None, None], &self.reaper);
         let (pid, master) = tokio::join!(started, async {
@@ -115,10 +130,18 @@ impl Ordinary {
         let pid = pid?;
         let master = master.map_err(|_| "no terminal came".to_owned())?;
         let master = master.map_err(|error| format!("receiving the terminal: {error}"))?;
-        Ok(Created { pid, opened: Opened::default(), terminal: Some(master) })
+        Ok(Created {
+            pid,
+            opened: Opened::default(),
+            terminal: Some(master),
+        })
     }
 
     fn request(&self, operation: Operation) -> Request {
-        Request { id: self.id.clone(), bundle: self.bundle.clone(), operation }
+        Request {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            operation,
+        }
     }
 }

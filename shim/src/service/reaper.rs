@@ -40,13 +40,18 @@ impl Reaper {
         let receiver = {
             let mut children = self.children();
             if let Some(at) = children.unclaimed.iter().position(|ended| ended.pid == pid) {
-                return children.unclaimed.remove(at).expect("the position is inside");
+                return children
+                    .unclaimed
+                    .remove(at)
+                    .expect("the position is inside");
             }
             let (sender, receiver) = oneshot::channel();
             children.waiting.insert(pid, sender);
             receiver
         };
-        receiver.await.expect("the reaper keeps a sender until the child has ended")
+        receiver
+            .await
+            .expect("the reaper keeps a sender until the child has ended")
     }
 
     fn reap(&self) -> io::Result<()> {

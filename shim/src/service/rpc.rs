@@ -7,10 +7,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use containerd_shim::api::{
     CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
-    DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest,
-    PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse,
-    StateRequest, StateResponse, StatsRequest, StatsResponse, Status, UpdateTaskRequest, WaitRequest,
-    WaitResponse,
+    DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest,
+    PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest,
+    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, Status,
+    UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use containerd_shim::protos::protobuf::well_known_types::any::Any;
 use containerd_shim::protos::protobuf::{EnumOrUnknown, Message as _, MessageField};
@@ -29,7 +29,11 @@ use crate::task::{Key, Phase, Refusal};
 
 #[async_trait]
 impl TaskService for Service {
-    async fn state(&self, _ctx: &TtrpcContext, request: StateRequest) -> TtrpcResult<StateResponse> {
+    async fn state(
+        &self,
+        _ctx: &TtrpcContext,
+        request: StateRequest,
+    ) -> TtrpcResult<StateResponse> {
         let running = self.running()?;
         let container = &running.container;
         let (process, stdio, paused) = container.process(&Key::from_wire(&request.exec_id))?;
@@ -58,18 +62,36 @@ impl TaskService for Service {
         Ok(response)
     }
 
-    async fn create(&self, _ctx: &TtrpcContext, request: CreateTaskRequest) -> TtrpcResult<CreateTaskResponse> {
+    async fn create(
+        &self,
+        _ctx: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> TtrpcResult<CreateTaskResponse> {
         let pid = self.create_task(request).await?;
-        Ok(CreateTaskResponse { pid, ..Default::default() })
+        Ok(CreateTaskResponse {
+            pid,
+            ..Default::default()
+        })
     }
 
-    async fn start(&self, _ctx: &TtrpcContext, request: StartRequest) -> TtrpcResult<StartResponse> {
+    async fn start(
+        &self,
+        _ctx: &TtrpcContext,
+        request: StartRequest,
+    ) -> TtrpcResult<StartResponse> {
         let running = self.running()?;
         let pid = running.start(&Key::from_wire(&request.exec_id)).await?;
-        Ok(StartResponse { pid, ..Default::default() })
+        Ok(StartResponse {
+            pid,
+            ..Default::default()
+        })
     }
 
-    async fn delete(&self, _ctx: &TtrpcContext, request: DeleteRequest) -> TtrpcResult<DeleteResponse> {
+    async fn delete(
+        &self,
+        _ctx: &TtrpcContext,
+        request: DeleteRequest,
+    ) -> TtrpcResult<DeleteResponse> {
         let running = self.running()?;
         let key = Key::from_wire(&request.exec_id);
         let (process, exit) = running.container.delete(&key)?;
@@ -90,7 +112,10 @@ impl TaskService for Service {
         let running = self.running()?;
         let names = running.container.exec_ids();
         // containerd takes a task without processes for a dead one, and destroys it.
-        let mut pids = running.group().map(|group| group.processes()).unwrap_or_default();
+        let mut pids = running
+            .group()
+            .map(|group| group.processes())
+            .unwrap_or_default();
         let init = running.container.init_pid();
         if !pids.contains(&init.cast_signed()) {
             pids.insert(0, init.cast_signed());
@@ -98,26 +123,43 @@ impl TaskService for Service {
         let processes = pids.into_iter().map(|pid| {
             let pid = pid.unsigned_abs();
             let info = names.get(&pid).map(|exec_id| details(exec_id)).into();
-            ProcessInfo { pid, info, ..Default::default() }
+            ProcessInfo {
+                pid,
+                info,
+                ..Default::default()
+            }
         });
-        Ok(PidsResponse { processes: processes.collect(), ..Default::default() })
+        Ok(PidsResponse {
+            processes: processes.collect(),
+            ..Default::default()
+        })
     }
 
     async fn pause(&self, _ctx: &TtrpcContext, _request: PauseRequest) -> TtrpcResult<Empty> {
         let running = self.running()?;
-        running.container.pause(|| running.group()?.freeze(true)).map_err(pause_status)?;
+        running
+            .container
+            .pause(|| running.group()?.freeze(true))
+            .map_err(pause_status)?;
         Ok(Empty::default())
     }
 
     async fn resume(&self, _ctx: &TtrpcContext, _request: ResumeRequest) -> TtrpcResult<Empty> {
         let running = self.running()?;
-        running.container.resume(|| running.group()?.freeze(false)).map_err(pause_status)?;
+        running
+            .container
+            .resume(|| running.group()?.freeze(false))
+            .map_err(pause_status)?;
         Ok(Empty::default())
     }
 
     async fn kill(&self, _ctx: &TtrpcContext, request: KillRequest) -> TtrpcResult<Empty> {
         let running = self.running()?;
-        running.kill(&Key::from_wire(&request.exec_id), request.signal, request.all)?;
+        running.kill(
+            &Key::from_wire(&request.exec_id),
+            request.signal,
+            request.all,
+        )?;
         Ok(Empty::default())
     }
 
@@ -136,21 +178,35 @@ impl TaskService for Service {
         Ok(Empty::default())
     }
 
-    async fn resize_pty(&self, _ctx: &TtrpcContext, request: ResizePtyRequest) -> TtrpcResult<Empty> {
+    async fn resize_pty(
+        &self,
+        _ctx: &TtrpcContext,
+        request: ResizePtyRequest,
+    ) -> TtrpcResult<Empty> {
         let short = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
         let (columns, rows) = (short(request.width), short(request.height));
         let running = self.running()?;
-        let terminal = running.container.resize(&Key::from_wire(&request.exec_id), (columns, rows))?;
+        let terminal = running
+            .container
+            .resize(&Key::from_wire(&request.exec_id), (columns, rows))?;
         if let Some(terminal) = terminal {
-            let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-            tcsetwinsize(&*terminal, size).map_err(|error| failed(&format!("resizing the terminal: {error}")))?;
+            let size = Winsize {
+                ws_row: rows,
+                ws_col: columns,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            };
+            tcsetwinsize(&*terminal, size)
+                .map_err(|error| failed(&format!("resizing the terminal: {error}")))?;
         }
         Ok(Empty::default())
     }
 
     async fn close_io(&self, _ctx: &TtrpcContext, request: CloseIORequest) -> TtrpcResult<Empty> {
         if request.stdin {
-            self.running()?.container.close_input(&Key::from_wire(&request.exec_id))?;
+            self.running()?
+                .container
+                .close_input(&Key::from_wire(&request.exec_id))?;
         }
         Ok(Empty::default())
     }
@@ -158,29 +214,59 @@ impl TaskService for Service {
     async fn update(&self, _ctx: &TtrpcContext, request: UpdateTaskRequest) -> TtrpcResult<Empty> {
         let running = self.running()?;
         let json = request.resources.into_option().unwrap_or_default().value;
-        let resources: LinuxResources =
-            serde_json::from_slice(&json).map_err(|error| invalid(&format!("reading resources: {error}")))?;
-        let group = running.limited_group().map_err(|error| failed(&error.to_string()))?;
-        group.limit(&resources).map_err(|error| failed(&format!("updating limits: {error}")))?;
+        let resources: LinuxResources = serde_json::from_slice(&json)
+            .map_err(|error| invalid(&format!("reading resources: {error}")))?;
+        let group = running
+            .limited_group()
+            .map_err(|error| failed(&error.to_string()))?;
+        group
+            .limit(&resources)
+            .map_err(|error| failed(&format!("updating limits: {error}")))?;
         Ok(Empty::default())
     }
 
     async fn wait(&self, _ctx: &TtrpcContext, request: WaitRequest) -> TtrpcResult<WaitResponse> {
         let running = self.running()?;
-        let exit = running.container.wait(&Key::from_wire(&request.exec_id)).await?;
-        Ok(WaitResponse { exit_status: exit.code, exited_at: timestamp(exit.at), ..Default::default() })
+        let exit = running
+            .container
+            .wait(&Key::from_wire(&request.exec_id))
+            .await?;
+        Ok(WaitResponse {
+            exit_status: exit.code,
+            exited_at: timestamp(exit.at),
+            ..Default::default()
+        })
     }
 
-    async fn stats(&self, _ctx: &TtrpcContext, _request: StatsRequest) -> TtrpcResult<StatsResponse> {
+    async fn stats(
+        &self,
+        _ctx: &TtrpcContext,
+        _request: StatsRequest,
+    ) -> TtrpcResult<StatsResponse> {
         let running = self.running()?;
-        let group = running.limited_group().map_err(|error| failed(&error.to_string()))?;
+        let group = running
+            .limited_group()
+            .map_err(|error| failed(&error.to_string()))?;
         let stats = super::metrics::collect(&group).map_err(|error| failed(&error.to_string()))?;
-        Ok(StatsResponse { stats: MessageField::some(stats), ..Default::default() })
+        Ok(StatsResponse {
+            stats: MessageField::some(stats),
+            ..Default::default()
+        })
     }
 
-    async fn connect(&self, _ctx: &TtrpcContext, _request: ConnectRequest) -> TtrpcResult<ConnectResponse> {
-        let task_pid = self.running().map_or(0, |running| running.container.init_pid());
-        Ok(ConnectResponse { shim_pid: std::process::id(), task_pid, ..Default::default() })
+    async fn connect(
+        &self,
+        _ctx: &TtrpcContext,
+        _request: ConnectRequest,
+    ) -> TtrpcResult<ConnectResponse> {
+        let task_pid = self
+            .running()
+            .map_or(0, |running| running.container.init_pid());
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid,
+            ..Default::default()
+        })
     }
 
     async fn shutdown(&self, _ctx: &TtrpcContext, request: ShutdownRequest) -> TtrpcResult<Empty> {
@@ -225,7 +311,9 @@ impl Running {
         let signal = i32::try_from(signal).map_err(|_| invalid("no such signal"))?;
         // Pid 1 of a namespace gets no signal from outside but this one, and a launcher has nothing to say at its end.
         let launcher = *key == Key::Init && matches!(self.engine, Engine::Build(_));
-        let signal = if launcher && [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&signal) {
+        let signal = if launcher
+            && [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&signal)
+        {
             libc::SIGKILL
         } else {
             signal
@@ -238,7 +326,9 @@ impl Running {
             }
         }
         match crate::sys::send_signal(pid.cast_signed(), signal) {
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(Refusal::Finished.into()),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                Err(Refusal::Finished.into())
+            }
             Err(error) => Err(failed(&format!("signalling {pid}: {error}"))),
             Ok(()) => Ok(()),
         }
@@ -251,7 +341,8 @@ fn recipe(spec: &Any, build: bool) -> TtrpcResult<Recipe> {
         if !build {
             return Err(invalid("a build step needs a build container"));
         }
-        StepSpec::from_any(&spec.type_url, &spec.value).map_err(|error| invalid(&error.to_string()))?;
+        StepSpec::from_any(&spec.type_url, &spec.value)
+            .map_err(|error| invalid(&error.to_string()))?;
         return Ok(Recipe::Step(spec.value.clone()));
     }
     serde_json::from_slice::<OciProcess>(&spec.value)
@@ -260,7 +351,10 @@ fn recipe(spec: &Any, build: bool) -> TtrpcResult<Recipe> {
 }
 
 fn details(exec_id: &str) -> Any {
-    let details = ProcessDetails { exec_id: exec_id.to_owned(), ..Default::default() };
+    let details = ProcessDetails {
+        exec_id: exec_id.to_owned(),
+        ..Default::default()
+    };
     Any {
         type_url: "containerd.runc.v1.ProcessDetails".to_owned(),
         value: details.write_to_bytes().unwrap_or_default(),
@@ -271,7 +365,9 @@ fn details(exec_id: &str) -> Any {
 fn pause_status(error: PauseError) -> ttrpc::Error {
     match error {
         PauseError::Refused(refusal) => refusal.into(),
-        PauseError::Freezer(source) => failed(&format!("freezing or thawing the control group: {source}")),
+        PauseError::Freezer(source) => {
+            failed(&format!("freezing or thawing the control group: {source}"))
+        }
     }
 }
 

@@ -77,7 +77,10 @@ impl Stdio {
         let error = Target::parse(&self.stderr)?;
         opened.streams[1] = open_output(&output)?;
         opened.streams[2] = if error == output && opened.streams[1].is_some() {
-            opened.streams[1].as_ref().map(OwnedFd::try_clone).transpose()?
+            opened.streams[1]
+                .as_ref()
+                .map(OwnedFd::try_clone)
+                .transpose()?
         } else {
             open_output(&error)?
         };
@@ -93,16 +96,26 @@ impl Stdio {
         let master = Arc::new(crate::sys::watch(master)?);
         let input = match Target::parse(&self.stdin)? {
             Target::Fifo(path) => {
-                let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path)?;
+                let fifo = pipe::OpenOptions::new()
+                    .read_write(true)
+                    .open_receiver(path)?;
                 Some(tokio::spawn(feed(fifo, Arc::clone(&master))))
             }
             _ => None,
         };
         let drained = match Target::parse(&self.stdout)? {
             Target::Fifo(path) => {
-                drain(&master, pipe::OpenOptions::new().read_write(true).open_sender(path)?).await
+                drain(
+                    &master,
+                    pipe::OpenOptions::new()
+                        .read_write(true)
+                        .open_sender(path)?,
+                )
+                .await
             }
-            Target::File(path) => drain(&master, tokio::fs::File::from_std(append_to(&path)?)).await,
+            Target::File(path) => {
+                drain(&master, tokio::fs::File::from_std(append_to(&path)?)).await
+            }
             Target::Logger(program) => {
                 let [out, _error] = program.start(&container)?;
                 drain(&master, pipe::Sender::from_owned_fd(out)?).await
@@ -119,7 +132,10 @@ impl Stdio {
 /// Puts the master into non-blocking mode, as copying needs it.
 pub(crate) fn make_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(descriptor)?;
-    Ok(rustix::fs::fcntl_setfl(descriptor, flags | rustix::fs::OFlags::NONBLOCK)?)
+    Ok(rustix::fs::fcntl_setfl(
+        descriptor,
+        flags | rustix::fs::OFlags::NONBLOCK,
+    )?)
 }
 
 /// A closed terminal reads as EIO.
@@ -129,11 +145,17 @@ async fn drain(
 ) -> io::Result<()> {
     let mut bytes = vec![0; 32 * 1024];
     loop {
-        let read = master.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut bytes)?)).await;
+        let read = master
+            .async_io(Interest::READABLE, |fd| {
+                Ok(rustix::io::read(fd, &mut bytes)?)
+            })
+            .await;
         match read {
             Ok(0) => return output.flush().await,
             Ok(count) => output.write_all(&bytes[..count]).await?,
-            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return output.flush().await,
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                return output.flush().await;
+            }
             Err(error) => return Err(error),
         }
     }
@@ -145,7 +167,9 @@ async fn feed(mut input: pipe::Receiver, master: Arc<AsyncFd<Arc<OwnedFd>>>) -> 
         let count = input.read(&mut bytes).await?;
         let mut rest = &bytes[..count];
         while !rest.is_empty() {
-            let wrote = master.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, rest)?)).await?;
+            let wrote = master
+                .async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, rest)?))
+                .await?;
             rest = &rest[wrote..];
         }
     }
@@ -162,7 +186,9 @@ fn open_input(path: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
 fn open_output(target: &Target) -> io::Result<Option<OwnedFd>> {
     match target {
         Target::Nothing | Target::Logger(_) => Ok(None),
-        Target::Fifo(path) => Ok(Some(File::options().read(true).write(true).open(path)?.into())),
+        Target::Fifo(path) => Ok(Some(
+            File::options().read(true).write(true).open(path)?.into(),
+        )),
         Target::File(path) => Ok(Some(append_to(path)?.into())),
     }
 }
@@ -171,7 +197,11 @@ fn append_to(path: &Path) -> io::Result<File> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    OpenOptions::new().append(true).create(true).mode(0o644).open(path)
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -181,9 +211,18 @@ mod tests {
     #[test]
     fn a_stream_is_a_fifo_a_file_or_a_program() {
         assert_eq!(Target::parse("").unwrap(), Target::Nothing);
-        assert_eq!(Target::parse("/run/x").unwrap(), Target::Fifo("/run/x".into()));
-        assert_eq!(Target::parse("file:///var/log/x").unwrap(), Target::File("/var/log/x".into()));
-        assert!(matches!(Target::parse("binary:///usr/bin/l?a=b").unwrap(), Target::Logger(_)));
+        assert_eq!(
+            Target::parse("/run/x").unwrap(),
+            Target::Fifo("/run/x".into())
+        );
+        assert_eq!(
+            Target::parse("file:///var/log/x").unwrap(),
+            Target::File("/var/log/x".into())
+        );
+        assert!(matches!(
+            Target::parse("binary:///usr/bin/l?a=b").unwrap(),
+            Target::Logger(_)
+        ));
         assert!(Target::parse("http://x").is_err());
     }
 }

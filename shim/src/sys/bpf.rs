@@ -55,7 +55,14 @@ pub(crate) fn load_device_program(instructions: &[BpfInstruction]) -> io::Result
     };
     // SAFETY: the request and what it points to are valid during the call, for the sizes given; the kernel verifies the
     // program itself.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const request, size_of::<Load>()) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_LOAD,
+            &raw const request,
+            size_of::<Load>(),
+        )
+    };
     let descriptor = i32::try_from(result).map_err(io::Error::other)?;
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
@@ -74,6 +81,17 @@ pub(crate) fn attach_device_program(group: &OwnedFd, program: &OwnedFd) -> io::R
         replaced: 0,
     };
     // SAFETY: the request is valid for its size; the kernel only reads it.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const request, size_of::<Attach>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_ATTACH,
+            &raw const request,
+            size_of::<Attach>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

@@ -16,7 +16,9 @@ impl SingleThreaded {
     pub(crate) fn verify() -> io::Result<Self> {
         match fs::read_dir("/proc/self/task")?.count() {
             1 => Ok(Self(())),
-            count => Err(io::Error::other(format!("{count} threads in a process that has to fork"))),
+            count => Err(io::Error::other(format!(
+                "{count} threads in a process that has to fork"
+            ))),
         }
     }
 }
@@ -70,15 +72,25 @@ pub(crate) fn clone(
     }
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = u64::try_from(cgroup.as_raw_fd()).expect("an open descriptor is not negative");
+        args.cgroup =
+            u64::try_from(cgroup.as_raw_fd()).expect("an open descriptor is not negative");
     }
     // SAFETY: the arguments are valid for their size, memory is copied (no CLONE_VM), and as this process has one thread
     // no lock can be held by a thread that the child lacks.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const args,
+            size_of::<libc::clone_args>(),
+        )
+    };
     match i32::try_from(pid).expect("a pid fits") {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Cloned::Child),
         // SAFETY: the kernel has just opened the descriptor for us.
-        pid => Ok(Cloned::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+        pid => Ok(Cloned::Parent {
+            pid,
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
     }
 }

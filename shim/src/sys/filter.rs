@@ -27,11 +27,24 @@ impl BpfProgram {
 
 /// Puts the calling thread under a filter; `flags` are those of `seccomp(2)`.
 pub(crate) fn install_seccomp(program: &BpfProgram, flags: u64) -> io::Result<()> {
-    let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let filter = libc::sock_fprog { len, filter: program.0.as_ptr().cast_mut() };
+    let len =
+        u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let filter = libc::sock_fprog {
+        len,
+        filter: program.0.as_ptr().cast_mut(),
+    };
     // SAFETY: `filter` points to `len` instructions that outlive the call; the kernel copies and never writes them.
     let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter)
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const filter,
+        )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

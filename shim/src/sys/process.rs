@@ -1,10 +1,13 @@
 //! Gives a process what a program expects at its start: signals, a keyring, a loopback device. It never starts one.
-#![expect(unsafe_code, reason = "sigaction, keyctl and ioctl have no safe wrappers")]
+#![expect(
+    unsafe_code,
+    reason = "sigaction, keyctl and ioctl have no safe wrappers"
+)]
 
 use std::io;
 use std::os::fd::AsRawFd as _;
 
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask, signal};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// Sets every signal to its default action and unblocks all. Rust's runtime ignores SIGPIPE, which exec would pass on.
@@ -31,7 +34,12 @@ pub(crate) fn join_new_session_keyring() -> io::Result<()> {
 
 /// Brings the loopback device of the current network namespace up.
 pub(crate) fn bring_loopback_up() -> io::Result<()> {
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     // SAFETY: `ifreq` is plain bytes, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = b'l'.cast_signed() as libc::c_char;
@@ -39,7 +47,11 @@ pub(crate) fn bring_loopback_up() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the request is valid, and SIOCSIFFLAGS only reads it.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Sends a signal, real-time ones too.
@@ -48,5 +60,9 @@ pub(crate) fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     // SAFETY: kill touches no memory of this process.
-    if unsafe { libc::kill(pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if unsafe { libc::kill(pid, signal) } < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

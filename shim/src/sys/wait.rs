@@ -25,11 +25,20 @@ pub(crate) fn wait_for(pid: i32) -> io::Result<Option<Ended>> {
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are valid for writes during the call. __WALL: children of clone without SIGCHLD too.
     let pid = unsafe {
-        libc::wait4(pid, &raw mut status, libc::WNOHANG | libc::__WALL, &raw mut usage)
+        libc::wait4(
+            pid,
+            &raw mut status,
+            libc::WNOHANG | libc::__WALL,
+            &raw mut usage,
+        )
     };
     if pid < 0 {
         let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) };
+        return if error.raw_os_error() == Some(libc::ECHILD) {
+            Ok(None)
+        } else {
+            Err(error)
+        };
     }
     if pid == 0 {
         return Ok(None);

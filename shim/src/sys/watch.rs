@@ -1,5 +1,8 @@
 //! Watches owned descriptors for readiness. It never reads or writes them.
-#![expect(unsafe_code, reason = "tokio can't see by a type that a descriptor stays the same one")]
+#![expect(
+    unsafe_code,
+    reason = "tokio can't see by a type that a descriptor stays the same one"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

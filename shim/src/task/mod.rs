@@ -16,7 +16,11 @@ pub(crate) enum Key {
 impl Key {
     /// The name on the wire: an empty exec id means the first process.
     pub(crate) fn from_wire(exec_id: &str) -> Self {
-        if exec_id.is_empty() { Self::Init } else { Self::Exec(exec_id.to_owned()) }
+        if exec_id.is_empty() {
+            Self::Init
+        } else {
+            Self::Exec(exec_id.to_owned())
+        }
     }
 
     /// The exec id, empty for the first process.
@@ -89,13 +93,22 @@ pub(crate) struct Task {
 impl Task {
     /// A task that has been created, with its first process waiting.
     pub(crate) fn new(pid: u32) -> Self {
-        let init = Process { phase: Phase::Created, pid };
-        Self { processes: BTreeMap::from([(Key::Init, init)]), paused: false }
+        let init = Process {
+            phase: Phase::Created,
+            pid,
+        };
+        Self {
+            processes: BTreeMap::from([(Key::Init, init)]),
+            paused: false,
+        }
     }
 
     /// A process.
     pub(crate) fn process(&self, key: &Key) -> Result<Process, Refusal> {
-        self.processes.get(key).copied().ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))
+        self.processes
+            .get(key)
+            .copied()
+            .ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))
     }
 
     /// Whether its processes are stopped for now.
@@ -117,7 +130,13 @@ impl Task {
         if self.processes.contains_key(key) {
             return Err(Refusal::Exists(key.exec_id().to_owned()));
         }
-        self.processes.insert(key.clone(), Process { phase: Phase::Created, pid: 0 });
+        self.processes.insert(
+            key.clone(),
+            Process {
+                phase: Phase::Created,
+                pid: 0,
+            },
+        );
         Ok(())
     }
 
@@ -139,7 +158,10 @@ impl Task {
 
     /// The process runs.
     pub(crate) fn started(&mut self, key: &Key, pid: u32) {
-        if self.process(key).is_ok_and(|process| matches!(process.phase, Phase::Starting)) {
+        if self
+            .process(key)
+            .is_ok_and(|process| matches!(process.phase, Phase::Starting))
+        {
             self.put(key, Phase::Running, pid);
         }
     }
@@ -147,7 +169,11 @@ impl Task {
     /// The process has ended, or could not be started. False when that was known already, or nobody knows it any more.
     pub(crate) fn exited(&mut self, key: &Key, exit: Exit) -> bool {
         match self.process(key) {
-            Ok(Process { phase: Phase::Stopped(_), .. }) | Err(_) => false,
+            Ok(Process {
+                phase: Phase::Stopped(_),
+                ..
+            })
+            | Err(_) => false,
             Ok(process) => {
                 self.put(key, Phase::Stopped(exit), process.pid);
                 true
@@ -197,7 +223,10 @@ impl Task {
         let process = self.process(key)?;
         let exit = match process.phase {
             Phase::Stopped(exit) => exit,
-            Phase::Created if *key != Key::Init => Exit { code: 0, at: SystemTime::UNIX_EPOCH },
+            Phase::Created if *key != Key::Init => Exit {
+                code: 0,
+                at: SystemTime::UNIX_EPOCH,
+            },
             phase => return Err(refuse("delete", phase, false)),
         };
         self.processes.remove(key);
@@ -225,7 +254,10 @@ mod tests {
     use super::*;
 
     fn exit(code: u32) -> Exit {
-        Exit { code, at: SystemTime::UNIX_EPOCH }
+        Exit {
+            code,
+            at: SystemTime::UNIX_EPOCH,
+        }
     }
 
     fn exec(id: &str) -> Key {
@@ -278,7 +310,10 @@ mod tests {
         task.begin_start(&exec("a")).unwrap();
         task.exited(&exec("a"), exit(3));
         task.started(&exec("a"), 9);
-        assert_eq!(task.process(&exec("a")).unwrap().phase, Phase::Stopped(exit(3)));
+        assert_eq!(
+            task.process(&exec("a")).unwrap().phase,
+            Phase::Stopped(exit(3))
+        );
     }
 
     #[test]

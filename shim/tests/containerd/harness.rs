@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::{
-    Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteProcessRequest,
-    DeleteTaskRequest, ExecProcessRequest, KillRequest, StartRequest, WaitRequest, WaitResponse,
+    Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
+    DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest, StartRequest,
+    WaitRequest, WaitResponse,
 };
 use containerd_client::tonic::{Request, Status};
 use containerd_client::{Client, with_namespace};
 use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
-    MountBuilder, ProcessBuilder, Spec, SpecBuilder,
+    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+    Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 use prost_types::Any;
 use shipway_step::{BuildContainer, LayerStack, RUNTIME, STEP_TYPE_URL, StepOutcome, StepSpec};
@@ -35,7 +36,11 @@ impl Containerd {
     pub(crate) async fn start() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         check_machine();
-        let name = format!("/run/shipway-shim-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "/run/shipway-shim-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let root = PathBuf::from(name);
         fs::create_dir_all(&root).unwrap();
         let config = format!(
@@ -49,7 +54,11 @@ impl Containerd {
         make_busybox(&root.join("busybox"));
         let daemon = spawn(&root);
         let client = connect(&root).await;
-        Self { root, daemon: Some(daemon), client }
+        Self {
+            root,
+            daemon: Some(daemon),
+            client,
+        }
     }
 
     pub(crate) async fn restart(&mut self) {
@@ -67,7 +76,12 @@ impl Containerd {
 
     pub(crate) fn ctr(&self, args: &[&str]) -> Output {
         Command::new("ctr")
-            .args(["--address", &self.root.join("c.sock").display().to_string(), "--namespace", NAMESPACE])
+            .args([
+                "--address",
+                &self.root.join("c.sock").display().to_string(),
+                "--namespace",
+                NAMESPACE,
+            ])
             .args(args)
             .stdin(Stdio::null())
             .output()
@@ -78,27 +92,66 @@ impl Containerd {
     pub(crate) fn ctr_ok(&self, args: &[&str]) -> String {
         let output = self.ctr(args);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "ctr {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ctr {args:?}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         text
     }
 
     /// Creates and starts a build; gives its launcher's pid.
     pub(crate) async fn create_build(&self, id: &str) -> u32 {
         let cgroup = PathBuf::from(format!("/shipway-shim-test/{id}"));
-        let spec = BuildContainer { cgroup, resources: None }.into_spec().unwrap();
+        let spec = BuildContainer {
+            cgroup,
+            resources: None,
+        }
+        .into_spec()
+        .unwrap();
         let any = Any {
             type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
             value: serde_json::to_vec(&spec).unwrap(),
         };
-        let runtime = Runtime { name: RUNTIME.to_owned(), options: None };
-        let container =
-            Container { id: id.to_owned(), runtime: Some(runtime), spec: Some(any), ..Default::default() };
-        let request = CreateContainerRequest { container: Some(container) };
-        self.client.containers().create(with_namespace!(request, NAMESPACE)).await.unwrap();
-        let request = CreateTaskRequest { container_id: id.to_owned(), ..Default::default() };
-        let pid = self.client.tasks().create(with_namespace!(request, NAMESPACE)).await.unwrap().into_inner().pid;
-        let request = StartRequest { container_id: id.to_owned(), ..Default::default() };
-        self.client.tasks().start(with_namespace!(request, NAMESPACE)).await.unwrap();
+        let runtime = Runtime {
+            name: RUNTIME.to_owned(),
+            options: None,
+        };
+        let container = Container {
+            id: id.to_owned(),
+            runtime: Some(runtime),
+            spec: Some(any),
+            ..Default::default()
+        };
+        let request = CreateContainerRequest {
+            container: Some(container),
+        };
+        self.client
+            .containers()
+            .create(with_namespace!(request, NAMESPACE))
+            .await
+            .unwrap();
+        let request = CreateTaskRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        let pid = self
+            .client
+            .tasks()
+            .create(with_namespace!(request, NAMESPACE))
+            .await
+            .unwrap()
+            .into_inner()
+            .pid;
+        let request = StartRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        self.client
+            .tasks()
+            .start(with_namespace!(request, NAMESPACE))
+            .await
+            .unwrap();
         pid
     }
 
@@ -106,20 +159,43 @@ impl Containerd {
     pub(crate) async fn remove_build(&self, id: &str) {
         self.kill(id, "", libc::SIGKILL).await.ok();
         self.wait(id, "").await.unwrap();
-        let request = DeleteTaskRequest { container_id: id.to_owned() };
-        self.client.tasks().delete(with_namespace!(request, NAMESPACE)).await.unwrap();
+        let request = DeleteTaskRequest {
+            container_id: id.to_owned(),
+        };
+        self.client
+            .tasks()
+            .delete(with_namespace!(request, NAMESPACE))
+            .await
+            .unwrap();
         self.remove_container(id).await;
     }
 
     pub(crate) async fn remove_container(&self, id: &str) {
         let request = DeleteContainerRequest { id: id.to_owned() };
-        self.client.containers().delete(with_namespace!(request, NAMESPACE)).await.unwrap();
+        self.client
+            .containers()
+            .delete(with_namespace!(request, NAMESPACE))
+            .await
+            .unwrap();
     }
 
     /// Starts a step; gives its pid.
-    pub(crate) async fn start_step(&self, id: &str, exec_id: &str, step: &StepSpec, stdout: &Path) -> Result<u32, Status> {
-        let spec = Any { type_url: STEP_TYPE_URL.to_owned(), value: step.to_any_value().unwrap() };
-        let stdout = if stdout.as_os_str().is_empty() { String::new() } else { format!("file://{}", stdout.display()) };
+    pub(crate) async fn start_step(
+        &self,
+        id: &str,
+        exec_id: &str,
+        step: &StepSpec,
+        stdout: &Path,
+    ) -> Result<u32, Status> {
+        let spec = Any {
+            type_url: STEP_TYPE_URL.to_owned(),
+            value: step.to_any_value().unwrap(),
+        };
+        let stdout = if stdout.as_os_str().is_empty() {
+            String::new()
+        } else {
+            format!("file://{}", stdout.display())
+        };
         let request = ExecProcessRequest {
             container_id: id.to_owned(),
             exec_id: exec_id.to_owned(),
@@ -128,14 +204,34 @@ impl Containerd {
             spec: Some(spec),
             ..Default::default()
         };
-        self.client.tasks().exec(with_namespace!(request, NAMESPACE)).await?;
-        let request = StartRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
-        Ok(self.client.tasks().start(with_namespace!(request, NAMESPACE)).await?.into_inner().pid)
+        self.client
+            .tasks()
+            .exec(with_namespace!(request, NAMESPACE))
+            .await?;
+        let request = StartRequest {
+            container_id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+        };
+        Ok(self
+            .client
+            .tasks()
+            .start(with_namespace!(request, NAMESPACE))
+            .await?
+            .into_inner()
+            .pid)
     }
 
     pub(crate) async fn wait(&self, id: &str, exec_id: &str) -> Result<WaitResponse, Status> {
-        let request = WaitRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
-        Ok(self.client.tasks().wait(with_namespace!(request, NAMESPACE)).await?.into_inner())
+        let request = WaitRequest {
+            container_id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+        };
+        Ok(self
+            .client
+            .tasks()
+            .wait(with_namespace!(request, NAMESPACE))
+            .await?
+            .into_inner())
     }
 
     pub(crate) async fn kill(&self, id: &str, exec_id: &str, signal: i32) -> Result<(), Status> {
@@ -145,16 +241,34 @@ impl Containerd {
             signal: signal.unsigned_abs(),
             all: false,
         };
-        self.client.tasks().kill(with_namespace!(request, NAMESPACE)).await.map(drop)
+        self.client
+            .tasks()
+            .kill(with_namespace!(request, NAMESPACE))
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn delete_step(&self, id: &str, exec_id: &str) -> u32 {
-        let request = DeleteProcessRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
-        self.client.tasks().delete_process(with_namespace!(request, NAMESPACE)).await.unwrap().into_inner().exit_status
+        let request = DeleteProcessRequest {
+            container_id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+        };
+        self.client
+            .tasks()
+            .delete_process(with_namespace!(request, NAMESPACE))
+            .await
+            .unwrap()
+            .into_inner()
+            .exit_status
     }
 
     /// Runs a step to its end; gives its exit code and output.
-    pub(crate) async fn run_step(&self, id: &str, exec_id: &str, step: &StepSpec) -> Result<(u32, String), String> {
+    pub(crate) async fn run_step(
+        &self,
+        id: &str,
+        exec_id: &str,
+        step: &StepSpec,
+    ) -> Result<(u32, String), String> {
         let output = self.root.join(format!("{exec_id}.out"));
         let started = self.start_step(id, exec_id, step, &output).await;
         if let Err(status) = started {
@@ -174,7 +288,11 @@ impl Containerd {
         }
         StepSpec {
             spec: shell_spec(script),
-            root: LayerStack::writable([self.root.join("busybox")], step.join("upper"), step.join("work")),
+            root: LayerStack::writable(
+                [self.root.join("busybox")],
+                step.join("upper"),
+                step.join("work"),
+            ),
             mounts: Vec::new(),
             user: None,
             create_cwd: false,
@@ -198,9 +316,28 @@ impl Drop for Containerd {
         if std::thread::panicking() {
             let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(40).collect();
-            eprintln!("containerd's log ends:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            eprintln!(
+                "containerd's log ends:\n{}",
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
         }
+        kill_shims(&self.root);
         fs::remove_dir_all(&self.root).ok();
+    }
+}
+
+/// Ends the shims that a failed test leaves: those that name its root.
+fn kill_shims(root: &Path) {
+    let root = root.display().to_string();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.contains("shipway-v1") && line.contains(&root) {
+            kill(pid, libc::SIGKILL);
+        }
     }
 }
 
@@ -221,7 +358,8 @@ pub(crate) fn kill(pid: u32, signal: i32) {
 /// Whether a process exists and is more than a zombie.
 pub(crate) fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// The shim's pid: the parent of a launcher.
@@ -235,11 +373,27 @@ pub(crate) fn parent_of(pid: u32) -> u32 {
 pub(crate) fn leftovers(root: &Path) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let root = root.display().to_string();
-    let mut left: Vec<String> = mounts.lines().filter(|line| line.contains(&root)).map(str::to_owned).collect();
+    let mut left: Vec<String> = mounts
+        .lines()
+        .filter(|line| line.contains(&root))
+        .map(str::to_owned)
+        .collect();
     let own = Path::new("/sys/fs/cgroup");
-    for tree in fs::read_dir(own).unwrap().flatten().map(|entry| entry.path()).chain([own.to_owned()]) {
-        let builds = fs::read_dir(tree.join("shipway-shim-test")).into_iter().flatten().flatten();
-        left.extend(builds.filter(|entry| entry.path().is_dir()).map(|entry| entry.path().display().to_string()));
+    for tree in fs::read_dir(own)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .chain([own.to_owned()])
+    {
+        let builds = fs::read_dir(tree.join("shipway-shim-test"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        left.extend(
+            builds
+                .filter(|entry| entry.path().is_dir())
+                .map(|entry| entry.path().display().to_string()),
+        );
     }
     left
 }
@@ -247,8 +401,20 @@ pub(crate) fn leftovers(root: &Path) -> Vec<String> {
 pub(crate) fn shell_spec(script: &str) -> Spec {
     use Capability as C;
     let granted = [
-        C::Chown, C::DacOverride, C::Fowner, C::Fsetid, C::Kill, C::Setgid, C::Setuid, C::Setpcap,
-        C::NetBindService, C::NetRaw, C::SysChroot, C::Mknod, C::AuditWrite, C::Setfcap,
+        C::Chown,
+        C::DacOverride,
+        C::Fowner,
+        C::Fsetid,
+        C::Kill,
+        C::Setgid,
+        C::Setuid,
+        C::Setpcap,
+        C::NetBindService,
+        C::NetRaw,
+        C::SysChroot,
+        C::Mknod,
+        C::AuditWrite,
+        C::Setfcap,
     ];
     let granted: std::collections::HashSet<C> = granted.into();
     let mut capabilities = LinuxCapabilitiesBuilder::default()
@@ -268,12 +434,28 @@ pub(crate) fn shell_spec(script: &str) -> Spec {
         .rlimits(Vec::new())
         .build()
         .unwrap();
-    let namespaces = [LinuxNamespaceType::Pid, LinuxNamespaceType::Mount, LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts];
-    let namespaces = namespaces.map(|kind| LinuxNamespaceBuilder::default().typ(kind).build().unwrap());
-    let linux = LinuxBuilder::default().namespaces(namespaces).build().unwrap();
+    let namespaces = [
+        LinuxNamespaceType::Pid,
+        LinuxNamespaceType::Mount,
+        LinuxNamespaceType::Ipc,
+        LinuxNamespaceType::Uts,
+    ];
+    let namespaces =
+        namespaces.map(|kind| LinuxNamespaceBuilder::default().typ(kind).build().unwrap());
+    let linux = LinuxBuilder::default()
+        .namespaces(namespaces)
+        .build()
+        .unwrap();
     SpecBuilder::default()
         .version("1.1.0")
         .process(process)
+        .root(
+            RootBuilder::default()
+                .path("rootfs")
+                .readonly(false)
+                .build()
+                .unwrap(),
+        )
         .hostname("buildkitsandbox")
         .linux(linux)
         .mounts(system_mounts())
@@ -284,13 +466,27 @@ pub(crate) fn shell_spec(script: &str) -> Spec {
 fn system_mounts() -> Vec<Mount> {
     let mount = |destination: &str, kind: &str, options: &str| {
         let options: Vec<String> = options.split(',').map(str::to_owned).collect();
-        MountBuilder::default().destination(destination).typ(kind).source(kind).options(options).build().unwrap()
+        MountBuilder::default()
+            .destination(destination)
+            .typ(kind)
+            .source(kind)
+            .options(options)
+            .build()
+            .unwrap()
     };
     vec![
         mount("/proc", "proc", "nosuid,noexec,nodev"),
         mount("/dev", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
-        mount("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        mount("/dev/shm", "tmpfs", "nosuid,noexec,nodev,mode=1777,size=65536k"),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5",
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "nosuid,noexec,nodev,mode=1777,size=65536k",
+        ),
         mount("/dev/mqueue", "mqueue", "nosuid,noexec,nodev"),
         mount("/sys", "sysfs", "nosuid,noexec,nodev,ro"),
         mount("/sys/fs/cgroup", "cgroup", "ro,nosuid,noexec,nodev"),
@@ -299,17 +495,29 @@ fn system_mounts() -> Vec<Mount> {
 
 fn check_machine() {
     assert!(nix::unistd::geteuid().is_root(), "these tests need root");
-    assert!(Path::new("/bin/busybox").exists(), "install a static busybox: apt-get install busybox-static");
+    assert!(
+        Path::new("/bin/busybox").exists(),
+        "install a static busybox: apt-get install busybox-static"
+    );
     let version = Command::new("containerd").arg("--version").output();
-    let version = version.expect("install containerd 2.x and put it into PATH").stdout;
+    let version = version
+        .expect("install containerd 2.x and put it into PATH")
+        .stdout;
     let version = String::from_utf8_lossy(&version).into_owned();
-    assert!(version.contains(" v2.") || version.contains(" 2."), "put containerd 2.x first into PATH, not {version}");
+    assert!(
+        version.contains(" v2.") || version.contains(" 2."),
+        "put containerd 2.x first into PATH, not {version}"
+    );
 }
 
 fn spawn(root: &Path) -> Child {
     let shims = Path::new(SHIM).parent().unwrap();
     let path = format!("{}:{}", shims.display(), std::env::var("PATH").unwrap());
-    let log = fs::OpenOptions::new().create(true).append(true).open(root.join("log")).unwrap();
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(root.join("log"))
+        .unwrap();
     Command::new("containerd")
         .args(["--config", &root.join("config.toml").display().to_string()])
         .env("PATH", path)
@@ -325,11 +533,19 @@ async fn connect(root: &Path) -> Client {
     loop {
         if let Ok(client) = Client::from_path(root.join("c.sock")).await
             && client.version().version(()).await.is_ok()
-            && client.tasks().list(with_namespace!(Default::default(), NAMESPACE)).await.is_ok()
+            && client
+                .tasks()
+                .list(with_namespace!(Default::default(), NAMESPACE))
+                .await
+                .is_ok()
         {
             return client;
         }
-        assert!(Instant::now() < deadline, "containerd does not answer; see {}", root.join("log").display());
+        assert!(
+            Instant::now() < deadline,
+            "containerd does not answer; see {}",
+            root.join("log").display()
+        );
         tokio::task::yield_now().await;
     }
 }
@@ -339,10 +555,25 @@ fn make_busybox(root: &Path) {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    let list = Command::new("/bin/busybox").arg("--list").output().unwrap().stdout;
-    for applet in String::from_utf8_lossy(&list).lines().filter(|applet| *applet != "busybox") {
+    let list = Command::new("/bin/busybox")
+        .arg("--list")
+        .output()
+        .unwrap()
+        .stdout;
+    for applet in String::from_utf8_lossy(&list)
+        .lines()
+        .filter(|applet| *applet != "busybox")
+    {
         symlink("busybox", root.join("bin").join(applet)).ok();
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/sh\n").unwrap();
-    fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\nusers:x:100:nobody\n").unwrap();
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/sh\n",
+    )
+    .unwrap();
+    fs::write(
+        root.join("etc/group"),
+        "root:x:0:\nnogroup:x:65534:\nusers:x:100:nobody\n",
+    )
+    .unwrap();
 }
