@@ -15,6 +15,7 @@ pub mod http;
 pub mod leaks;
 pub mod machine;
 pub mod process;
+pub mod registry;
 pub mod report;
 pub mod stand;
 pub mod teardown;
