@@ -4,6 +4,7 @@
 //! touches the machine's own containerd, and ends processes only by a pid that it wrote down when it started them.
 
 pub mod base_image;
+pub mod bench;
 pub mod builder;
 pub mod clients;
 pub mod command;
@@ -17,6 +18,7 @@ pub mod machine;
 pub mod process;
 pub mod registry;
 pub mod report;
+mod scenarios;
 pub mod stand;
 pub mod teardown;
 

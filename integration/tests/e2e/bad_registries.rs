@@ -170,7 +170,7 @@ fn a_registrys_own_authority_is_trusted_where_it_is_configured() {
         Registry::start_with(Access::Tls).expect("the machine has docker-registry and openssl");
     let mut options = Options::new(kind());
     options.more_config = format!(
-        "[registry.\"{}\"]\nca = [{:?}]\n",
+        "[registry.\"{}\"]\nhttp = false\nca = [{:?}]\n",
         registry.host(),
         registry.certificate()
     );
