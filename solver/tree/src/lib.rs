@@ -10,13 +10,16 @@ pub mod compress;
 pub mod differ;
 pub mod error;
 pub mod extract;
+pub mod fill;
 pub mod glob;
 pub mod hash;
 pub mod layer;
+pub mod mirror;
 pub mod stack;
 pub mod stat;
 pub mod tarball;
 pub mod transfer;
+pub mod usage;
 pub mod users;
 pub mod view;
 

@@ -15,6 +15,7 @@ use super::ops::{clean, matches};
 use super::{Composer, NewDir, Place};
 use crate::chmod;
 use crate::error::{Context, Error, Result, shown};
+use crate::fill::is_cron;
 use crate::layer;
 use crate::stack::{Entry, Item, Last, MergedDir, Stack};
 use crate::stat::{Kind, Owner, Stat, Time, set_mtime};
@@ -536,8 +537,7 @@ impl<'a> Copier<'a> {
         rel: &Path,
     ) -> Result<bool> {
         let keeps = *attributes == Attributes::of(&leaf.stat);
-        if !keeps || !self.from.linkable || self.unlinkable.contains(&leaf.layer) || !may_link(rel)
-        {
+        if !keeps || !self.from.linkable || self.unlinkable.contains(&leaf.layer) || is_cron(rel) {
             return Ok(false);
         }
         // A second name in the same layer would be a hard link in its archive.
@@ -600,18 +600,4 @@ struct Leaf<'a> {
     name: &'a OsStr,
     layer: usize,
     stat: Stat,
-}
-
-/// cron ignores files that have more than one name.
-fn may_link(rel: &Path) -> bool {
-    let mut parts = rel.iter().map(OsStr::to_string_lossy);
-    match (
-        parts.next().as_deref(),
-        parts.next().as_deref(),
-        parts.next().as_deref(),
-    ) {
-        (Some("etc"), Some(second), _) => !second.starts_with("cron"),
-        (Some("var"), Some("spool"), Some("cron")) => false,
-        _ => true,
-    }
 }
