@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use shipway_model::Digest;
 
 use super::index::{LayerIndex, NodeId, NodeKind, Sum};
 use crate::error::{Error, Result};
@@ -238,8 +237,15 @@ impl Content {
 }
 
 /// A digest as it is hashed into others: `sha256:` and hex digits.
-pub(super) fn text(sum: Sum) -> String {
-    Digest::from_bytes(sum).to_string()
+pub(super) fn text(sum: Sum) -> [u8; 71] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 71];
+    text[..7].copy_from_slice(b"sha256:");
+    for (pair, byte) in text[7..].chunks_exact_mut(2).zip(sum) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    text
 }
 
 fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
