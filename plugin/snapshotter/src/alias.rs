@@ -50,7 +50,7 @@ pub(crate) fn ensure(
                 Kind::Active | Kind::View => return Err(Error::ParentNotCommitted(parent.into())),
             }
         }
-        inner.state.layer(layer)?;
+        inner.state.committed(layer)?;
         if let Some(existing) = inner.state.alias(reference, parent) {
             return Ok((existing.to_owned(), vec![]));
         }

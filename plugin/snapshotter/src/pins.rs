@@ -18,7 +18,7 @@ impl PinnedLayers {
         let mut inner = core.lock();
         for id in ids {
             if !inner.soft.open.contains(id) {
-                inner.state.layer(*id)?;
+                inner.state.committed(*id)?;
             }
         }
         for id in ids {

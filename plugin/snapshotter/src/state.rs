@@ -150,6 +150,14 @@ impl State {
         self.layers.get(&id).ok_or(Error::NoLayer(id))
     }
 
+    /// A layer that nobody writes any more.
+    pub(crate) fn committed(&self, id: LayerId) -> Result<&LayerRecord> {
+        self.layers
+            .get(&id)
+            .filter(|record| !record.active)
+            .ok_or(Error::NoLayer(id))
+    }
+
     /// Layers below an entry whose parent is `parent`, nearest first: overlay's order of lower directories.
     pub(crate) fn ancestry(&self, parent: &str) -> Result<Vec<LayerId>> {
         let mut layers = Vec::new();

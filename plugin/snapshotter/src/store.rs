@@ -169,7 +169,7 @@ impl LayerStore {
     /// Records the digests that a committed layer turned out to have.
     pub fn set_chain(&self, id: LayerId, chain_id: &str, diff_id: &str) -> Result<()> {
         self.core.transact(|inner| {
-            let mut record = inner.state.layer(id)?.clone();
+            let mut record = inner.state.committed(id)?.clone();
             record.chain_id = Some(chain_id.into());
             record.diff_id = Some(diff_id.into());
             Ok(((), vec![Change::PutLayer(id, record)]))
@@ -182,7 +182,7 @@ impl LayerStore {
             let owned = inner.state.owners.get(owner);
             let mut changes = Vec::new();
             for id in ids {
-                inner.state.layer(*id)?;
+                inner.state.committed(*id)?;
                 if owned.is_none_or(|owned| !owned.contains(id)) {
                     changes.push(Change::Own(owner.into(), *id));
                 }
