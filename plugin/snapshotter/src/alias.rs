@@ -13,7 +13,7 @@ use crate::{
 
 /// containerd fetches an alias right after it was minted. One that was not fetched for this long belongs to a client
 /// that went away. (One that was fetched and then not recorded is unknown to containerd, whose collector removes it.)
-pub(crate) const UNCLAIMED: Duration = Duration::from_secs(600);
+pub(crate) const UNCLAIMED: Duration = Duration::from_mins(10);
 
 /// Labels that a shared entry accepts: those that containerd passes on from its clients.
 pub(crate) const SHARED_LABELS: &str = "containerd.io/snapshot/";

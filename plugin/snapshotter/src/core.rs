@@ -64,9 +64,18 @@ struct Queue {
     last_ticket: u64,
     settled_ticket: u64,
     failures: Vec<(RangeInclusive<u64>, Arc<redb::Error>)>,
-    writing: bool,
-    /// Memory could not be brought back to what the disk says after a failure.
-    stale: bool,
+    disk: Disk,
+}
+
+/// What the journal is at.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    #[default]
+    Idle,
+    /// Some caller writes what was queued when it started.
+    Writing,
+    /// A write failed, and memory could not be brought back to what the disk says.
+    Stale,
 }
 
 impl Inner {
@@ -123,9 +132,9 @@ impl Core {
         decide: impl FnOnce(&mut Inner) -> Result<(T, Vec<Change>)>,
     ) -> Result<T> {
         let mut inner = self.lock();
-        if inner.queue.stale {
+        if inner.queue.disk == Disk::Stale {
             inner.state = self.journal.load()?;
-            inner.queue.stale = false;
+            inner.queue.disk = Disk::Idle;
         }
         let (value, changes) = decide(&mut inner)?;
         if !changes.is_empty() {
@@ -137,7 +146,7 @@ impl Core {
             return Ok(value);
         }
         while inner.queue.settled_ticket < ticket {
-            inner = if inner.queue.writing {
+            inner = if inner.queue.disk == Disk::Writing {
                 self.settled
                     .wait(inner)
                     .unwrap_or_else(PoisonError::into_inner)
@@ -157,11 +166,11 @@ impl Core {
     fn write_queue<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
         let changes = mem::take(&mut inner.queue.changes);
         let upto = inner.queue.last_ticket;
-        inner.queue.writing = true;
+        inner.queue.disk = Disk::Writing;
         drop(inner);
         let written = self.journal.write(&changes);
         let mut inner = self.lock();
-        inner.queue.writing = false;
+        inner.queue.disk = Disk::Idle;
         match written {
             Ok(()) => inner.queue.settled_ticket = upto,
             Err(error) => self.roll_back(&mut inner, error),
@@ -189,7 +198,7 @@ impl Core {
         queue.settled_ticket = queue.last_ticket;
         match self.journal.load() {
             Ok(state) => inner.state = state,
-            Err(_) => queue.stale = true,
+            Err(_) => queue.disk = Disk::Stale,
         }
     }
 

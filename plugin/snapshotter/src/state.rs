@@ -220,11 +220,10 @@ impl State {
             layer.entries = layer.entries.saturating_sub(1);
         }
         for chain in chains_of(key, &old) {
-            if let Some(keys) = self.chains.get_mut(chain) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.chains.remove(chain);
-                }
+            let mut keys = self.chains.remove(chain).unwrap_or_default();
+            keys.remove(key);
+            if !keys.is_empty() {
+                self.chains.insert(chain.into(), keys);
             }
         }
     }
@@ -249,15 +248,15 @@ impl State {
     }
 
     fn disown(&mut self, owner: &str, id: LayerId) {
-        let Some(owned) = self.owners.get_mut(owner) else {
+        let Some(ids) = self.owners.get_mut(owner) else {
             return;
         };
-        if owned.remove(&id)
+        if ids.remove(&id)
             && let Some(layer) = self.layers.get_mut(&id)
         {
             layer.owners = layer.owners.saturating_sub(1);
         }
-        if owned.is_empty() {
+        if ids.is_empty() {
             self.owners.remove(owner);
         }
     }

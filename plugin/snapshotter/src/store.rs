@@ -179,13 +179,12 @@ impl LayerStore {
     /// Adds a durable owner to committed layers: all or none.
     pub fn own(&self, ids: &[LayerId], owner: &str) -> Result<()> {
         self.core.transact(|inner| {
-            let owned = inner.state.owners.get(owner);
+            let has = inner.state.owners.get(owner);
             let mut changes = Vec::new();
             for id in ids {
                 inner.state.committed(*id)?;
-                if owned.is_none_or(|owned| !owned.contains(id)) {
-                    changes.push(Change::Own(owner.into(), *id));
-                }
+                let missing = has.is_none_or(|has| !has.contains(id));
+                changes.extend(missing.then(|| Change::Own(owner.into(), *id)));
             }
             Ok(((), changes))
         })
@@ -251,21 +250,26 @@ impl LayerStore {
     /// background, or by the next `empty_trash`.
     pub fn collect(&self) -> Result<Collected> {
         let collected = self.core.transact(|inner| {
-            let (mut collected, mut changes) = (Collected::default(), Vec::new());
-            for (id, record) in &inner.state.layers {
-                let needed =
-                    record.entries > 0 || record.owners > 0 || inner.soft.pins.contains_key(id);
-                if !needed {
-                    collected.layers.push(*id);
-                    let freed = record
-                        .usage
-                        .filter(|_| record.foreign.is_none())
-                        .unwrap_or_default();
-                    collected.usage.bytes += freed.bytes;
-                    collected.usage.inodes += freed.inodes;
-                    changes.push(Change::DropLayer(*id));
-                }
+            let mut collected = Collected::default();
+            let pins = &inner.soft.pins;
+            let needless = inner.state.layers.iter().filter(|(id, record)| {
+                record.entries == 0 && record.owners == 0 && !pins.contains_key(id)
+            });
+            for (id, record) in needless {
+                let freed = record
+                    .usage
+                    .filter(|_| record.foreign.is_none())
+                    .unwrap_or_default();
+                collected.layers.push(*id);
+                collected.usage.bytes += freed.bytes;
+                collected.usage.inodes += freed.inodes;
             }
+            let changes = collected
+                .layers
+                .iter()
+                .copied()
+                .map(Change::DropLayer)
+                .collect();
             Ok((collected, changes))
         })?;
         for id in &collected.layers {

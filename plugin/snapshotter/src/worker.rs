@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How often pending aliases are looked at while there are any.
-const AGE_CHECK: Duration = Duration::from_secs(60);
+const AGE_CHECK: Duration = Duration::from_mins(1);
 
 /// How long a requested sync waits for others, so that a pull of many layers does not flush the filesystem for each.
 const SYNC_DELAY: Duration = Duration::from_secs(2);

@@ -4,6 +4,8 @@
 //! The test runs this program again as the process to kill. It announces each call before it makes it and confirms it
 //! afterwards, one line each, on standard output.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
@@ -31,7 +33,9 @@ fn victim() {
     thread::scope(|scope| {
         for n in 0..THREADS {
             let (store, round) = (&store, &round);
-            scope.spawn(move || (0..).for_each(|i| work(store, &format!("{round}.{n}.{i}"), i)));
+            scope.spawn(move || {
+                (0..usize::MAX).for_each(|i| work(store, &format!("{round}.{n}.{i}"), i));
+            });
         }
     });
 }
@@ -43,11 +47,11 @@ fn work(store: &LayerStore, item: &str, number: usize) {
         store.prepare(&key, "", Labels::new()).unwrap();
     });
     step(&format!("rename {key} {name}"), || {
-        store.commit_entry(&name, &key, Labels::new()).unwrap()
+        store.commit_entry(&name, &key, Labels::new()).unwrap();
     });
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         step(&format!("entry {name} gone"), || {
-            store.remove(&name).unwrap()
+            store.remove(&name).unwrap();
         });
     }
     let layer = store.create().unwrap();
@@ -60,12 +64,12 @@ fn work(store: &LayerStore, item: &str, number: usize) {
         };
         store.commit(layer.id, info).unwrap();
     });
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         step(&format!("disowned {owner}"), || {
-            store.disown(&[&owner]).unwrap()
+            store.disown(&[&owner]).unwrap();
         });
     }
-    if number % 5 == 0 {
+    if number.is_multiple_of(5) {
         store.collect().unwrap();
     }
 }
@@ -157,19 +161,23 @@ fn run_and_kill(root: &Path, round: usize, after: Duration, claims: &mut Claims)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(victim.stdout.take().unwrap());
-    let reader = thread::spawn(move || {
-        let lines = lines.lines().map_while(Result::ok);
-        lines
-            .filter_map(|l| l.strip_prefix('@').map(str::to_owned))
-            .collect::<Vec<_>>()
+    let lines = BufReader::new(victim.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let said = lines.filter_map(|l| l.strip_prefix('@').map(str::to_owned));
+            said.collect::<Vec<_>>()
+        });
+        thread::sleep(after);
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        reader
+            .join()
+            .unwrap()
+            .iter()
+            .for_each(|line| claims.hear(line));
     });
-    thread::sleep(after);
-    victim.kill().unwrap();
-    victim.wait().unwrap();
-    for line in reader.join().unwrap() {
-        claims.hear(&line);
-    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The store against a model of a few lines: any sequence of calls, with restarts in between, gives the same answers
 //! and leaves the same directories. Needs root: opening a store mounts a trial overlay.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -1,6 +1,8 @@
 //! The snapshotter under a real containerd: landing by alias, pulls, long chains, collection, repair. Needs root,
 //! containerd, ctr, runc with its shim, and busybox.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod host;
 
 use std::{collections::HashMap, fs, path::Path};
