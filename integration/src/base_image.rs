@@ -2,6 +2,7 @@
 //! `ctr images import` and `nerdctl load` take.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -216,12 +217,11 @@ fn blob_path(bytes: &[u8]) -> String {
 /// `sha256:…` of `bytes`.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
-    let hash = Sha256::digest(bytes);
-    let hex = hash
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
-    format!("sha256:{hex}")
+    let mut text = "sha256:".to_owned();
+    for byte in Sha256::digest(bytes) {
+        write!(text, "{byte:02x}").expect("a String takes all that is written to it");
+    }
+    text
 }
 
 /// This machine's, as OCI spells it.

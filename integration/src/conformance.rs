@@ -2,7 +2,7 @@
 //! suite finds its programs and which outcomes count; what a test asks for is upstream's.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     os::unix::{
@@ -21,6 +21,7 @@ use crate::{
     http::{Reply, Server},
     machine::{Machine, Wanted},
     report::say,
+    verdict::{Outcome, judge, verdict},
 };
 
 /// Where the frontend runs.
@@ -102,7 +103,7 @@ pub fn conformance(dir: &Path, plan: &Plan) -> Result<()> {
         format!("{}:{inherited}:/usr/sbin:/sbin", programs.display()),
     );
     let outcomes = run(command, plan)?;
-    judge(&attainable, &expected, &outcomes, plan)
+    judge(&attainable, &expected, &outcomes)
 }
 
 /// A directory with everything that the suite looks up in PATH.
@@ -234,14 +235,6 @@ fn package(machine: &Machine) -> Result<PathBuf> {
     Ok(Path::new(dir.trim()).join("frontend/dockerfile"))
 }
 
-/// How a test ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Passed,
-    Failed,
-    Skipped,
-}
-
 /// Runs the suite to its end, whatever that is; its output goes to the log, verdicts also to the reader.
 fn run(mut command: Command, plan: &Plan) -> Result<BTreeMap<String, Outcome>> {
     let mut log = File::create(&plan.log).on_file("creating", &plan.log)?;
@@ -280,20 +273,6 @@ fn run(mut command: Command, plan: &Plan) -> Result<BTreeMap<String, Outcome>> {
     Ok(outcomes)
 }
 
-/// `--- PASS: NAME (1.00s)`, however far indented.
-fn verdict(line: &str) -> Option<(String, Outcome)> {
-    let rest = line.trim_start().strip_prefix("--- ")?;
-    let (word, rest) = rest.split_once(": ")?;
-    let outcome = match word {
-        "PASS" => Outcome::Passed,
-        "FAIL" => Outcome::Failed,
-        "SKIP" => Outcome::Skipped,
-        _ => return None,
-    };
-    let name = rest.split(" (").next()?;
-    Some((name.to_owned(), outcome))
-}
-
 /// The lines of `path` that are neither empty nor comments.
 fn list(path: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(path).on_file("reading", path)?;
@@ -317,84 +296,4 @@ fn expected_failures(machine: &Machine, plan: &Plan) -> Result<BTreeMap<String, 
     Ok(pairs
         .map(|(name, reason)| (name.to_owned(), reason.trim().to_owned()))
         .collect())
-}
-
-/// The name of a test's function: the second part of its path.
-fn function(name: &str) -> &str {
-    name.split('/').nth(1).unwrap_or(name)
-}
-
-fn judge(
-    attainable: &[String],
-    expected: &BTreeMap<String, String>,
-    outcomes: &BTreeMap<String, Outcome>,
-    plan: &Plan,
-) -> Result<()> {
-    let ran = attainable
-        .iter()
-        .filter(|name| outcomes.contains_key(*name))
-        .collect::<Vec<_>>();
-    let passed = |name: &&&String| outcomes.get(**name) == Some(&Outcome::Passed);
-    let good = ran.iter().filter(passed).count();
-    let bad = ran
-        .iter()
-        .filter(|name| !passed(name))
-        .copied()
-        .collect::<Vec<_>>();
-    let failed = bad
-        .iter()
-        .map(|name| function(name))
-        .collect::<BTreeSet<_>>();
-    let surprising = failed
-        .iter()
-        .filter(|name| !expected.contains_key(**name))
-        .collect::<Vec<_>>();
-    let better = ran
-        .iter()
-        .map(|name| function(name))
-        .collect::<BTreeSet<_>>();
-    let better = better
-        .iter()
-        .filter(|name| expected.contains_key(**name) && !failed.contains(*name));
-    let all = outcomes.values();
-    say(format_args!(
-        "\n{} frontend, all outcomes: {} passed, {} failed, {} skipped",
-        plan.frontend.name(),
-        all.clone()
-            .filter(|outcome| **outcome == Outcome::Passed)
-            .count(),
-        all.clone()
-            .filter(|outcome| **outcome == Outcome::Failed)
-            .count(),
-        all.filter(|outcome| **outcome == Outcome::Skipped).count(),
-    ));
-    say(format_args!(
-        "attainable: {} in the list, {} of them ran, {good} passed",
-        attainable.len(),
-        ran.len()
-    ));
-    for name in &bad {
-        let reason = expected
-            .get(function(name))
-            .map_or("NOT EXPECTED", String::as_str);
-        say(format_args!("  failed: {name}: {reason}"));
-    }
-    for name in better {
-        say(format_args!(
-            "  passes now, take it off the list of expected failures: {name}"
-        ));
-    }
-    if ran.is_empty() {
-        return Err(Error::Unexpected(format!(
-            "no attainable test ran: see {}",
-            plan.log.display()
-        )));
-    }
-    if surprising.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Unexpected(format!(
-            "unexpected failures: {surprising:?}"
-        )))
-    }
 }

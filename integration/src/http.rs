@@ -104,18 +104,20 @@ impl Drop for Server {
 
 fn accept(listener: &TcpListener, ending: &Arc<AtomicBool>, handler: &Handler) {
     std::thread::scope(|threads| {
-        for stream in listener.incoming() {
-            if ending.load(Ordering::Acquire) {
-                break;
-            }
-            let Ok(stream) = stream else { continue };
-            threads.spawn(move || {
-                if let Err(e) = serve(&stream, ending, handler) {
-                    crate::report::say(format_args!("HTTP server: {e}"));
-                }
-            });
+        let streams = listener
+            .incoming()
+            .take_while(|_| !ending.load(Ordering::Acquire));
+        for stream in streams.flatten() {
+            threads.spawn(move || answer(&stream, ending, handler));
         }
     });
+}
+
+/// A client that goes away in the middle is what some tests are about.
+fn answer(stream: &TcpStream, ending: &AtomicBool, handler: &Handler) {
+    if let Err(e) = serve(stream, ending, handler) {
+        crate::report::say(format_args!("HTTP server: {e}"));
+    }
 }
 
 fn serve(mut stream: &TcpStream, ending: &AtomicBool, handler: &Handler) -> std::io::Result<()> {
@@ -156,7 +158,10 @@ fn serve(mut stream: &TcpStream, ending: &AtomicBool, handler: &Handler) -> std:
             };
             stream.write_all(body)
         }
-        Reply::Stall => stall(ending),
+        Reply::Stall => {
+            stall(ending);
+            Ok(())
+        }
         Reply::StallAfter(start) => {
             write!(
                 stream,
@@ -164,16 +169,16 @@ fn serve(mut stream: &TcpStream, ending: &AtomicBool, handler: &Handler) -> std:
                 start.len() + 1
             )?;
             stream.write_all(&start)?;
-            stall(ending)
+            stall(ending);
+            Ok(())
         }
     }
 }
 
-fn stall(ending: &AtomicBool) -> std::io::Result<()> {
+fn stall(ending: &AtomicBool) {
     while !ending.load(Ordering::Acquire) {
         std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(())
 }
 
 fn reason(status: u16) -> &'static str {

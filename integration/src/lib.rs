@@ -21,5 +21,6 @@ pub mod report;
 mod scenarios;
 pub mod stand;
 pub mod teardown;
+mod verdict;
 
 pub use error::{Error, Result};

@@ -1,6 +1,7 @@
 //! A private registry: Debian's docker-registry on a port of its own, plain, with TLS, or with a password.
 
 use std::{
+    fmt::Write as _,
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -55,19 +56,23 @@ impl Registry {
             Access::Tls => {
                 certify(&dir)?;
                 let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-                text += &format!(
-                    "  tls: {{certificate: {}, key: {}}}\n",
+                writeln!(
+                    text,
+                    "  tls: {{certificate: {}, key: {}}}",
                     cert.display(),
                     key.display()
-                );
+                )
+                .expect("a String takes all that is written to it");
             }
             Access::Password => {
                 let file = dir.join("passwords");
                 fs::write(&file, PASSWORDS).on_file("writing", &file)?;
-                text += &format!(
-                    "auth:\n  htpasswd: {{realm: test, path: {}}}\n",
+                writeln!(
+                    text,
+                    "auth:\n  htpasswd: {{realm: test, path: {}}}",
                     file.display()
-                );
+                )
+                .expect("a String takes all that is written to it");
             }
         }
         let config = dir.join("config.yml");

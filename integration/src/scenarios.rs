@@ -26,22 +26,22 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "client round trip (debug workers)",
         target: 1.0,
-        set_up: nothing,
-        prepare: ready,
+        set_up: |_| Ok(()),
+        prepare: |_, _, _| Ok(()),
         command: workers,
     },
     Scenario {
         name: "50 RUN steps, no cache, no export",
         target: 20.0,
         set_up: steps,
-        prepare: ready,
+        prepare: |_, _, _| Ok(()),
         command: uncached_steps,
     },
     Scenario {
         name: "50 RUN steps, no cache, image + unpack",
         target: 12.0,
         set_up: steps,
-        prepare: ready,
+        prepare: |_, _, _| Ok(()),
         command: exported_steps,
     },
     Scenario {
@@ -55,7 +55,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "32 parallel stages of sleep 0.2, 32 COPY --from",
         target: 5.0,
         set_up: stages,
-        prepare: ready,
+        prepare: |_, _, _| Ok(()),
         command: parallel_stages,
     },
     Scenario {
@@ -150,14 +150,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         command: buildctl_project,
     },
 ];
-
-fn nothing(_: &Bench) -> Result<()> {
-    Ok(())
-}
-
-fn ready(_: &Bench, _: &Builder, _: usize) -> Result<()> {
-    Ok(())
-}
 
 fn pruned(bench: &Bench, builder: &Builder, _: usize) -> Result<()> {
     bench.prune(builder)

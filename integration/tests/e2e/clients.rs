@@ -79,7 +79,7 @@ fn spy_on_buildctl(stand: &Stand, whose: Buildctl) -> Result<(PathBuf, PathBuf)>
 
 fn nerdctl_builds(snapshotter: &str) {
     let mut options = Options::new(kind());
-    options.snapshotter = snapshotter.to_owned();
+    snapshotter.clone_into(&mut options.snapshotter);
     on_stand_with(options, |stand| {
         let whose = Buildctl::from(kind());
         let context = stand.context("two-stages", FILES)?;

@@ -25,7 +25,7 @@ fn hostile(kind: EntryType, name: &str, link: &str) -> Vec<u8> {
         b""
     };
     header.set_size(body.len() as u64);
-    let field = &mut header.as_old_mut();
+    let field = header.as_old_mut();
     field.name[..name.len()].copy_from_slice(name.as_bytes());
     field.linkname[..link.len()].copy_from_slice(link.as_bytes());
     header.set_cksum();

@@ -30,7 +30,7 @@ fn secrets_are_mounted_and_never_stored() {
         ensure(said.split_whitespace().eq(["4", "0"]), || {
             format!("{said:?}")
         })?;
-        let refused = fail(&mut build_image(stand, &context)?.arg("--no-cache"))?;
+        let refused = fail(build_image(stand, &context)?.arg("--no-cache"))?;
         ensure(refused.contains("secret s: not found"), || refused.clone())
     });
 }

@@ -51,7 +51,7 @@ pub(crate) fn on_stand_with(options: Options, body: impl FnOnce(&mut Stand) -> R
         let outcome = body(&mut stand).and_then(|()| stand.expect_no_leaks(&before));
         match outcome {
             Ok(()) => stand.end(),
-            Err(e) => Err(with_log(e, &stand)),
+            Err(e) => Err(with_log(&e, &stand)),
         }
     };
     if let Err(e) = run() {
@@ -59,9 +59,9 @@ pub(crate) fn on_stand_with(options: Options, body: impl FnOnce(&mut Stand) -> R
     }
 }
 
-fn with_log(error: Error, stand: &Stand) -> Error {
+fn with_log(error: &Error, stand: &Stand) -> Error {
     let log = stand.builder.daemon().log_tail();
-    Error::Unexpected(format!("{}\nthe daemon's log ends:\n{log}", chain(&error)))
+    Error::Unexpected(format!("{}\nthe daemon's log ends:\n{log}", chain(error)))
 }
 
 /// An error with everything that led to it.
