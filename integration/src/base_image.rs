@@ -2,7 +2,6 @@
 //! `ctr images import` and `nerdctl load` take.
 
 use std::{
-    fmt::Write as _,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -24,7 +23,7 @@ pub const DEBIAN: &str = "docker.io/library/debian:local";
 pub fn busybox(program: &Path, dir: &Path) -> Result<PathBuf> {
     let layer = busybox_layer(program).on_file("packing", program)?;
     let archive = dir.join("busybox.tar");
-    write_layout(&archive, BUSYBOX, &layer, &shell())?;
+    write_layout(&archive, BUSYBOX, &layer)?;
     Ok(archive)
 }
 
@@ -48,35 +47,7 @@ pub fn debian(packages: &[&str], dir: &Path) -> Result<PathBuf> {
     file.read_to_end(&mut layer).on_file("reading", &rootfs)?;
     fs::remove_file(&rootfs).on_file("removing", &rootfs)?;
     let archive = dir.join("debian.tar");
-    write_layout(&archive, DEBIAN, &layer, &shell())?;
-    Ok(archive)
-}
-
-/// Writes an image of BuildKit's Dockerfile frontend to `dir/frontend.tar`.
-pub fn frontend(program: &Path, dir: &Path) -> Result<PathBuf> {
-    let pack = || -> std::io::Result<Vec<u8>> {
-        let mut layer = tar::Builder::new(Vec::new());
-        layer.append_data(
-            &mut header(EntryType::Directory, 0, 0o755),
-            "bin/",
-            std::io::empty(),
-        )?;
-        let binary = fs::read(program)?;
-        let mut header = header(EntryType::Regular, binary.len(), 0o755);
-        layer.append_data(&mut header, "bin/dockerfile-frontend", binary.as_slice())?;
-        layer.into_inner()
-    };
-    let layer = pack().on_file("packing", program)?;
-    let archive = dir.join("frontend.tar");
-    let config = json!({
-        "Entrypoint": ["/bin/dockerfile-frontend"],
-        "Labels": {
-            "moby.buildkit.frontend.network.none": "true",
-            "moby.buildkit.frontend.caps":
-                "moby.buildkit.frontend.inputs,moby.buildkit.frontend.subrequests,moby.buildkit.frontend.contexts",
-        },
-    });
-    write_layout(&archive, "frontend:local", &layer, &config)?;
+    write_layout(&archive, DEBIAN, &layer)?;
     Ok(archive)
 }
 
@@ -156,19 +127,11 @@ fn header(kind: EntryType, size: usize, mode: u32) -> Header {
     header
 }
 
-/// What a container of a base image runs.
-fn shell() -> Value {
-    json!({
-        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-        "Cmd": ["/bin/sh"],
-    })
-}
-
 /// Writes an OCI layout with one image of one uncompressed layer.
-fn write_layout(archive: &Path, name: &str, layer: &[u8], run: &Value) -> Result<()> {
+fn write_layout(archive: &Path, name: &str, layer: &[u8]) -> Result<()> {
     let config = json!({
         "architecture": architecture(), "os": "linux",
-        "config": run,
+        "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"]},
         "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
         "history": [{"created": "1970-01-01T00:00:01Z", "created_by": "base image for tests"}],
     });
@@ -217,11 +180,12 @@ fn blob_path(bytes: &[u8]) -> String {
 /// `sha256:…` of `bytes`.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
-    let mut text = "sha256:".to_owned();
-    for byte in Sha256::digest(bytes) {
-        write!(text, "{byte:02x}").expect("a String takes all that is written to it");
-    }
-    text
+    let hash = Sha256::digest(bytes);
+    let hex = hash
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
+    format!("sha256:{hex}")
 }
 
 /// This machine's, as OCI spells it.

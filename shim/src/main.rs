@@ -1,7 +1,3 @@
 //! Entry point of `containerd-shim-shipway-v1`.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    shipway_shim::main()
-}
+fn main() {}

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shipway_snapshotter::{LayerStore, serve};
 use tempfile::TempDir;
-use tokio::{net::UnixListener, task::JoinSet};
+use tokio::{net::UnixListener, task::JoinHandle};
 
 /// Directory with `containerd`, `ctr` and the shim to test with; otherwise those in `PATH`.
 const TOOLS: &str = "SHIPWAY_TEST_CONTAINERD";
@@ -25,8 +25,7 @@ pub(crate) struct Host {
     pub(crate) store: LayerStore,
     pub(crate) dir: TempDir,
     containerd: Child,
-    /// Aborts the service when dropped.
-    _server: JoinSet<()>,
+    server: JoinHandle<()>,
 }
 
 impl Host {
@@ -34,9 +33,8 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let store = LayerStore::open(dir.path().join("store")).unwrap();
         let listener = UnixListener::bind(dir.path().join("snapshots.sock")).unwrap();
-        let mut server = JoinSet::new();
-        let handle = store.clone();
-        server.spawn(async move { serve(handle, listener, pending()).await.unwrap() });
+        let served = store.clone();
+        let server = tokio::spawn(async move { serve(served, listener, pending()).await.unwrap() });
         let config = dir.path().join("config.toml");
         fs::write(&config, configuration(dir.path())).unwrap();
         let log = fs::File::create(dir.path().join("containerd.log")).unwrap();
@@ -51,7 +49,7 @@ impl Host {
             store,
             dir,
             containerd,
-            _server: server,
+            server,
         };
         host.wait().await;
         host
@@ -126,6 +124,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.containerd.kill().unwrap();
         self.containerd.wait().unwrap();
+        self.server.abort();
     }
 }
 

@@ -39,8 +39,15 @@ pub enum RunMount {
         /// No writes.
         readonly: bool,
     },
-    /// Memory, with a limit in bytes (0 for none).
-    Tmpfs(u64),
+    /// Memory.
+    Tmpfs {
+        /// Limit in bytes; 0 for none.
+        size: u64,
+        /// Path inside of it.
+        source: String,
+        /// No writes.
+        readonly: bool,
+    },
 }
 
 /// A secret as file, variable or both.
@@ -229,7 +236,9 @@ fn place(target: &str, mount: &RunMount, root: bool) -> Placed {
             readonly,
             ..
         } => (state, source, *readonly, true),
-        RunMount::Tmpfs(_) => (&State::scratch(), &String::new(), false, true),
+        RunMount::Tmpfs {
+            source, readonly, ..
+        } => (&State::scratch(), source, *readonly, true),
     };
     let (kind, content_cache) = match mount {
         RunMount::Bind(bind) => (MountKind::Bind, bind.content_cache),
@@ -240,7 +249,7 @@ fn place(target: &str, mount: &RunMount, root: bool) -> Placed {
             };
             (kind, ContentCache::Default)
         }
-        RunMount::Tmpfs(size) => (MountKind::Tmpfs { size: *size }, ContentCache::Default),
+        RunMount::Tmpfs { size, .. } => (MountKind::Tmpfs { size: *size }, ContentCache::Default),
     };
     let mount = Mount {
         input: None,
@@ -379,16 +388,15 @@ fn caps(run: &Run, state: &State, options: VertexOptions) -> VertexOptions {
     let any = |test: fn(&RunMount) -> bool| run.mounts.iter().any(|(_, mount)| test(mount));
     let selector = |mount: &RunMount| match mount {
         RunMount::Bind(bind) => !bind.source.is_empty(),
-        RunMount::Cache { source, .. } => !source.is_empty(),
-        RunMount::Tmpfs(_) => false,
+        RunMount::Cache { source, .. } | RunMount::Tmpfs { source, .. } => !source.is_empty(),
     };
     let content = |mount: &RunMount| match mount {
         RunMount::Bind(bind) => bind.content_cache != ContentCache::Default,
-        RunMount::Cache { .. } | RunMount::Tmpfs(_) => false,
+        RunMount::Cache { .. } | RunMount::Tmpfs { .. } => false,
     };
     let bind = |mount: &RunMount| match mount {
         RunMount::Bind(bind) => bind.state.output().is_some(),
-        RunMount::Cache { .. } | RunMount::Tmpfs(_) => false,
+        RunMount::Cache { .. } | RunMount::Tmpfs { .. } => false,
     };
     let limited = options.meta.linux_resources.is_some();
     let network = run.network.unwrap_or(settings.network) != NetMode::Unset;
@@ -410,11 +418,11 @@ fn caps(run: &Run, state: &State, options: VertexOptions) -> VertexOptions {
         .cap_if(cache, "exec.mount.cache")
         .cap_if(cache, "exec.mount.cache.sharing")
         .cap_if(
-            any(|mount| matches!(mount, RunMount::Tmpfs(_))),
+            any(|mount| matches!(mount, RunMount::Tmpfs { .. })),
             "exec.mount.tmpfs",
         )
         .cap_if(
-            any(|mount| matches!(mount, RunMount::Tmpfs(1..))),
+            any(|mount| matches!(mount, RunMount::Tmpfs { size: 1.., .. })),
             "exec.mount.tmpfs.size",
         )
         .cap_if(state.output().is_some() || any(bind), "exec.mount.bind")

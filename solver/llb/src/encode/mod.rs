@@ -90,15 +90,24 @@ pub fn encode_op(
         digest: digest.to_string(),
         index: position(Some(index)),
     };
-    let wire = pb::Op {
+    let frame = pb::Op {
         inputs: inputs.iter().map(input).collect(),
         platform: platform.map(encode_platform),
         constraints: Some(pb::WorkerConstraints {
             filter: constraints.to_vec(),
         }),
-        op: Some(body),
+        op: None,
     };
-    wire.encode_to_vec()
+    // Go writes a oneof behind all other fields, and digests are made of what Go writes.
+    let mut bytes = frame.encode_to_vec();
+    bytes.extend(
+        pb::Op {
+            op: Some(body),
+            ..pb::Op::default()
+        }
+        .encode_to_vec(),
+    );
+    bytes
 }
 
 /// A platform as an op carries it.

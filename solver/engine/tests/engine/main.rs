@@ -1,6 +1,0 @@
-//! The engine over graphs of integers: caching, sharing and a model.
-
-mod caching;
-mod common;
-mod model;
-mod sharing;
