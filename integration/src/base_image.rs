@@ -2,6 +2,7 @@
 //! `ctr images import` and `nerdctl load` take.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -23,7 +24,7 @@ pub const DEBIAN: &str = "docker.io/library/debian:local";
 pub fn busybox(program: &Path, dir: &Path) -> Result<PathBuf> {
     let layer = busybox_layer(program).on_file("packing", program)?;
     let archive = dir.join("busybox.tar");
-    write_layout(&archive, BUSYBOX, &layer)?;
+    write_layout(&archive, BUSYBOX, &layer, &shell())?;
     Ok(archive)
 }
 
@@ -47,7 +48,35 @@ pub fn debian(packages: &[&str], dir: &Path) -> Result<PathBuf> {
     file.read_to_end(&mut layer).on_file("reading", &rootfs)?;
     fs::remove_file(&rootfs).on_file("removing", &rootfs)?;
     let archive = dir.join("debian.tar");
-    write_layout(&archive, DEBIAN, &layer)?;
+    write_layout(&archive, DEBIAN, &layer, &shell())?;
+    Ok(archive)
+}
+
+/// Writes an image of BuildKit's Dockerfile frontend to `dir/frontend.tar`.
+pub fn frontend(program: &Path, dir: &Path) -> Result<PathBuf> {
+    let pack = || -> std::io::Result<Vec<u8>> {
+        let mut layer = tar::Builder::new(Vec::new());
+        layer.append_data(
+            &mut header(EntryType::Directory, 0, 0o755),
+            "bin/",
+            std::io::empty(),
+        )?;
+        let binary = fs::read(program)?;
+        let mut header = header(EntryType::Regular, binary.len(), 0o755);
+        layer.append_data(&mut header, "bin/dockerfile-frontend", binary.as_slice())?;
+        layer.into_inner()
+    };
+    let layer = pack().on_file("packing", program)?;
+    let archive = dir.join("frontend.tar");
+    let config = json!({
+        "Entrypoint": ["/bin/dockerfile-frontend"],
+        "Labels": {
+            "moby.buildkit.frontend.network.none": "true",
+            "moby.buildkit.frontend.caps":
+                "moby.buildkit.frontend.inputs,moby.buildkit.frontend.subrequests,moby.buildkit.frontend.contexts",
+        },
+    });
+    write_layout(&archive, "frontend:local", &layer, &config)?;
     Ok(archive)
 }
 
@@ -127,11 +156,19 @@ fn header(kind: EntryType, size: usize, mode: u32) -> Header {
     header
 }
 
+/// What a container of a base image runs.
+fn shell() -> Value {
+    json!({
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "Cmd": ["/bin/sh"],
+    })
+}
+
 /// Writes an OCI layout with one image of one uncompressed layer.
-fn write_layout(archive: &Path, name: &str, layer: &[u8]) -> Result<()> {
+fn write_layout(archive: &Path, name: &str, layer: &[u8], run: &Value) -> Result<()> {
     let config = json!({
         "architecture": architecture(), "os": "linux",
-        "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"]},
+        "config": run,
         "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
         "history": [{"created": "1970-01-01T00:00:01Z", "created_by": "base image for tests"}],
     });
@@ -180,12 +217,11 @@ fn blob_path(bytes: &[u8]) -> String {
 /// `sha256:…` of `bytes`.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
-    let hash = Sha256::digest(bytes);
-    let hex = hash
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
-    format!("sha256:{hex}")
+    let mut text = "sha256:".to_owned();
+    for byte in Sha256::digest(bytes) {
+        write!(text, "{byte:02x}").expect("a String takes all that is written to it");
+    }
+    text
 }
 
 /// This machine's, as OCI spells it.

@@ -201,11 +201,13 @@ fn configuration(
     options: &Options,
 ) -> String {
     let mut text = format!(
-        "root = {root:?}\n[log]\nlevel = \"debug\"\n[grpc]\naddress = [\"unix://{socket}\"]\n\
+        "root = {root}\n[log]\nlevel = \"debug\"\n[grpc]\naddress = [\"unix://{socket}\"]\n\
          [worker.oci]\nenabled = false\n\
-         [worker.containerd]\nenabled = true\naddress = {containerd:?}\nnamespace = {namespace:?}\n\
+         [worker.containerd]\nenabled = true\naddress = {containerd}\nnamespace = {namespace:?}\n\
          snapshotter = {snapshotter:?}\nnetworkMode = \"host\"\n",
+        root = quoted(root),
         socket = socket.display(),
+        containerd = quoted(containerd),
         namespace = options.namespace,
         snapshotter = options.snapshotter,
     );
@@ -213,13 +215,19 @@ fn configuration(
         let plugin = plugin(dir);
         let own = write!(
             text,
-            "[shipway]\nnamespaces = {:?}\nsocketDir = {:?}\n[shipway.snapshotter]\naddress = {:?}\nroot = {:?}\n",
+            "[shipway]\nnamespaces = {:?}\nsocketDir = {}\n\
+             [shipway.snapshotter]\naddress = {}\nroot = {}\n",
             options.more_namespaces,
-            dir.join("run"),
-            plugin.address,
-            plugin.layers,
+            quoted(&dir.join("run")),
+            quoted(&plugin.address),
+            quoted(&plugin.layers),
         );
         own.expect("a String takes all that is written to it");
     }
     text + &options.more_config
+}
+
+/// `path` as a string of TOML.
+pub(crate) fn quoted(path: &Path) -> toml::Value {
+    toml::Value::String(path.display().to_string())
 }

@@ -11,6 +11,7 @@ use toml::{Table, Value};
 
 use crate::{
     Error, Result,
+    builder::quoted,
     command::{Done, succeed},
     error::OnFile as _,
     machine::{ContainerdBinary, Machine},
@@ -158,12 +159,12 @@ fn config(
     let unreadable = |e: toml::de::Error| Error::Unexpected(format!("{}: {e}", fragment.display()));
     let mut config = text.parse::<Table>().map_err(unreadable)?;
     let own = format!(
-        "root = {root:?}\nstate = {state:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \
-         \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\"]\n[grpc]\naddress = {address:?}\n\
+        "root = {root}\nstate = {state}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \
+         \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\"]\n[grpc]\naddress = {address}\n\
          [debug]\nlevel = \"info\"\n",
-        root = home.join("root"),
-        state = home.join("state"),
-        address = home.join("containerd.sock"),
+        root = quoted(&home.join("root")),
+        state = quoted(&home.join("state")),
+        address = quoted(&home.join("containerd.sock")),
     );
     config.extend(own.parse::<Table>().map_err(unreadable)?);
     let entry = config
@@ -172,13 +173,9 @@ fn config(
     let entry = entry.and_then(Value::as_table_mut);
     let entry =
         entry.ok_or_else(|| Error::Unexpected(format!("no plugin in {}", fragment.display())))?;
-    entry.insert("address".to_owned(), path_value(&plugin.address));
+    entry.insert("address".to_owned(), quoted(&plugin.address));
     if let Some(exports) = entry.get_mut("exports").and_then(Value::as_table_mut) {
-        exports.insert("root".to_owned(), path_value(&plugin.layers));
+        exports.insert("root".to_owned(), quoted(&plugin.layers));
     }
     Ok(config)
-}
-
-fn path_value(path: &Path) -> Value {
-    Value::String(path.display().to_string())
 }

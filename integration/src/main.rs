@@ -4,8 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use shipway_integration::{
-    Result,
+    Result, bench,
     builder::{Kind, Options},
+    conformance::{Plan, conformance},
     demo,
     machine::Wanted,
     report::say,
@@ -36,6 +37,22 @@ enum Part {
         /// Where results land.
         #[arg(long)]
         snapshotter: Option<String>,
+    },
+    /// Measure Shipway and BuildKit side by side.
+    Bench {
+        /// Everything is kept below it.
+        #[arg(long)]
+        dir: PathBuf,
+        #[command(flatten)]
+        plan: bench::Plan,
+    },
+    /// Run BuildKit's own Dockerfile tests.
+    Conformance {
+        /// Everything is kept below it.
+        #[arg(long)]
+        dir: PathBuf,
+        #[command(flatten)]
+        plan: Plan,
     },
     /// End what runs below a directory and remove it.
     Down {
@@ -76,6 +93,8 @@ fn run(part: Part) -> Result<()> {
             options.snapshotter = snapshotter.unwrap_or(options.snapshotter);
             demo::up(&place.dir, place.containerd, options)
         }
+        Part::Bench { dir, plan } => bench::bench(&dir, &plan),
+        Part::Conformance { dir, plan } => conformance(&dir, &plan),
         Part::Down { dir } => teardown(&dir),
     }
 }

@@ -78,18 +78,20 @@ impl Daemon {
                 .on_file("waiting for", &self.log)?
                 .is_some();
             if gone || began.elapsed() > START {
-                let verb = if gone { "ended and did not" } else { "did not" };
-                let what = format!("{} {verb} {what}", self.name);
-                let log = Some(self.log_tail());
-                return Err(Error::Late {
-                    what,
-                    seconds: START.as_secs(),
-                    log,
-                });
+                return Err(self.late(what, gone));
             }
             std::thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    fn late(&self, what: &str, gone: bool) -> Error {
+        let verb = if gone { "ended and did not" } else { "did not" };
+        Error::Late {
+            what: format!("{} {verb} {what}", self.name),
+            seconds: START.as_secs(),
+            log: Some(self.log_tail()),
+        }
     }
 
     /// Its process.

@@ -1,3 +1,7 @@
 //! Entry point of `containerd-shim-shipway-v1`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shipway_shim::main()
+}

@@ -1,1 +1,20 @@
-//! The backend traits over containerd's API.
+//! The backend traits over containerd's API: content, images, leases, snapshots, and steps as processes of tasks.
+//!
+//! [`Containerd::connect`] gives a [`Host`](shipway_backend::Host). This crate decides how containerd is called, what is
+//! asked again after a restart of it, and how its errors are classed. It decides nothing about builds.
+
+mod blobs;
+mod build;
+mod connection;
+mod error;
+mod fifo;
+mod host;
+mod images;
+mod leases;
+mod scope;
+mod snapshots;
+mod step;
+mod upload;
+
+pub use connection::Settings;
+pub use host::{Containerd, ExecutorKind};

@@ -13,7 +13,7 @@ use crate::{
 
 /// containerd fetches an alias right after it was minted. One that was not fetched for this long belongs to a client
 /// that went away. (One that was fetched and then not recorded is unknown to containerd, whose collector removes it.)
-const UNCLAIMED: Duration = Duration::from_secs(600);
+pub(crate) const UNCLAIMED: Duration = Duration::from_mins(10);
 
 /// Labels that a shared entry accepts: those that containerd passes on from its clients.
 pub(crate) const SHARED_LABELS: &str = "containerd.io/snapshot/";
@@ -50,7 +50,7 @@ pub(crate) fn ensure(
                 Kind::Active | Kind::View => return Err(Error::ParentNotCommitted(parent.into())),
             }
         }
-        inner.state.layer(layer)?;
+        inner.state.committed(layer)?;
         if let Some(existing) = inner.state.alias(reference, parent) {
             return Ok((existing.to_owned(), vec![]));
         }
@@ -89,11 +89,11 @@ pub(crate) fn shared_labels(labels: &Labels) -> Labels {
 }
 
 /// Removes aliases that nobody fetched in time.
-pub(crate) fn age_out(core: &Core) -> Result<()> {
+pub(crate) fn age_out(core: &Core, unclaimed: Duration) -> Result<()> {
     let expired = core.transact(|inner| {
         let soft = inner.soft.minted.iter();
         let late = soft
-            .filter(|(_, since)| since.elapsed() >= UNCLAIMED)
+            .filter(|(_, since)| since.elapsed() >= unclaimed)
             .map(|(key, _)| key.clone());
         let late: Vec<_> = late.collect();
         let changes = late.iter().filter(|key| childless(&inner.state, key));
@@ -112,4 +112,35 @@ fn childless(state: &State, key: &str) -> bool {
         .entries
         .get(key)
         .is_some_and(|entry| entry.children == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CommitInfo, LayerStore, REFERENCE_LABEL};
+
+    #[test]
+    fn an_alias_that_nobody_fetches_is_forgotten_and_a_fetched_one_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let store = LayerStore::open(root.path()).unwrap();
+        let layer = store.create().unwrap().id;
+        store.commit(layer, CommitInfo::default()).unwrap();
+        let chain = ["sha256:fetched", "sha256:forgotten"].map(|c| (c.to_owned(), layer));
+        let _offer = store.offer("ns", chain.clone()).unwrap();
+        for (chain_id, _) in &chain {
+            let labels = [(REFERENCE_LABEL.to_owned(), chain_id.clone())].into();
+            store
+                .prepare(&format!("ns/1/{chain_id}"), "", labels)
+                .unwrap_err();
+        }
+        let filter = format!("labels.\"{REFERENCE_LABEL}\"==sha256:fetched,parent==\"\"");
+        assert_eq!(store.entries(&[filter]).unwrap().len(), 1);
+        age_out(&store.core, UNCLAIMED).unwrap();
+        assert_eq!(store.entries(&[]).unwrap().len(), 2);
+        age_out(&store.core, Duration::ZERO).unwrap();
+        assert!(store.find_chain("sha256:fetched").is_some());
+        assert!(store.find_chain("sha256:forgotten").is_none());
+        age_out(&store.core, Duration::ZERO).unwrap();
+        assert_eq!(store.entries(&[]).unwrap().len(), 1);
+    }
 }

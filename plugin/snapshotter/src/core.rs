@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
+    ops::RangeInclusive,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -19,6 +20,9 @@ use crate::{
 
 /// Ids are reserved durably in blocks, so that creating a layer writes nothing.
 const ID_BLOCK: u64 = 1024;
+
+/// How many failed writes are remembered for those who still wait for one.
+const KEPT_FAILURES: usize = 64;
 
 /// Everything shared between handles, guards and the worker.
 #[derive(Debug)]
@@ -53,14 +57,39 @@ pub(crate) struct Soft {
     next_id: u64,
 }
 
-/// Changes that are applied but not yet durable.
+/// Changes that are applied but not yet durable. Each batch has a ticket; a write settles all tickets up to one.
 #[derive(Debug, Default)]
 struct Queue {
     changes: Vec<Change>,
     last_ticket: u64,
     settled_ticket: u64,
-    failed: HashMap<u64, Arc<redb::Error>>,
-    writing: bool,
+    failures: Vec<(RangeInclusive<u64>, Arc<redb::Error>)>,
+    disk: Disk,
+}
+
+/// What the journal is at.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    #[default]
+    Idle,
+    /// Some caller writes what was queued when it started.
+    Writing,
+    /// A write failed, and memory could not be brought back to what the disk says.
+    Stale,
+}
+
+impl Inner {
+    /// Applies changes and queues them for the next write.
+    fn enqueue(&mut self, changes: Vec<Change>) {
+        self.state.apply(&changes);
+        self.queue.changes.extend(changes);
+        self.queue.last_ticket += 1;
+        if self.state.reserved_ids < self.soft.next_id + ID_BLOCK / 2 {
+            let reserve = Change::ReserveIds(self.soft.next_id + ID_BLOCK);
+            self.state.apply(std::slice::from_ref(&reserve));
+            self.queue.changes.push(reserve);
+        }
+    }
 }
 
 impl Core {
@@ -96,22 +125,28 @@ impl Core {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides on changes under the lock and returns when they are durable. After an error nothing has changed.
+    /// Decides on changes under the lock and returns when they, and all that they were decided on, are durable. After
+    /// an error nothing has changed.
     pub(crate) fn transact<T>(
         &self,
         decide: impl FnOnce(&mut Inner) -> Result<(T, Vec<Change>)>,
     ) -> Result<T> {
         let mut inner = self.lock();
+        if inner.queue.disk == Disk::Stale {
+            inner.state = self.journal.load()?;
+            inner.queue.disk = Disk::Idle;
+        }
         let (value, changes) = decide(&mut inner)?;
-        if changes.is_empty() {
+        if !changes.is_empty() {
+            inner.enqueue(changes);
+        }
+        let ticket = inner.queue.last_ticket;
+        if inner.queue.settled_ticket >= ticket {
+            // Nothing changed, and nothing was pending that the decision could have rested on.
             return Ok(value);
         }
-        inner.state.apply(&changes);
-        inner.queue.changes.extend(changes);
-        inner.queue.last_ticket += 1;
-        let ticket = inner.queue.last_ticket;
         while inner.queue.settled_ticket < ticket {
-            inner = if inner.queue.writing {
+            inner = if inner.queue.disk == Disk::Writing {
                 self.settled
                     .wait(inner)
                     .unwrap_or_else(PoisonError::into_inner)
@@ -119,9 +154,10 @@ impl Core {
                 self.write_queue(inner)
             };
         }
-        match inner.queue.failed.remove(&ticket) {
+        let mut failures = inner.queue.failures.iter();
+        match failures.find(|(tickets, _)| tickets.contains(&ticket)) {
             None => Ok(value),
-            Some(error) => Err(Error::Metadata(error)),
+            Some((_, error)) => Err(Error::Metadata(Arc::clone(error))),
         }
     }
 
@@ -130,11 +166,11 @@ impl Core {
     fn write_queue<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
         let changes = mem::take(&mut inner.queue.changes);
         let upto = inner.queue.last_ticket;
-        inner.queue.writing = true;
+        inner.queue.disk = Disk::Writing;
         drop(inner);
         let written = self.journal.write(&changes);
         let mut inner = self.lock();
-        inner.queue.writing = false;
+        inner.queue.disk = Disk::Idle;
         match written {
             Ok(()) => inner.queue.settled_ticket = upto,
             Err(error) => self.roll_back(&mut inner, error),
@@ -144,30 +180,35 @@ impl Core {
     }
 
     fn roll_back(&self, inner: &mut Inner, error: Error) {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "writing the layer store's metadata"
+        );
         let error = match error {
             Error::Metadata(error) => error,
             other => Arc::new(redb::Error::Corrupted(other.to_string())),
         };
-        inner.queue.changes.clear();
-        for ticket in inner.queue.settled_ticket + 1..=inner.queue.last_ticket {
-            inner.queue.failed.insert(ticket, Arc::clone(&error));
-        }
-        inner.queue.settled_ticket = inner.queue.last_ticket;
+        let queue = &mut inner.queue;
+        queue.changes.clear();
+        // Who waits for an older ticket has been woken long ago.
+        queue.failures.truncate(KEPT_FAILURES);
+        queue
+            .failures
+            .insert(0, (queue.settled_ticket + 1..=queue.last_ticket, error));
+        queue.settled_ticket = queue.last_ticket;
         match self.journal.load() {
             Ok(state) => inner.state = state,
-            Err(e) => {
-                tracing::error!(error = %e, "reading the layer store's metadata back after a failed write")
-            }
+            Err(_) => queue.disk = Disk::Stale,
         }
     }
 
-    /// A fresh id.
+    /// A fresh id. Writes nothing as long as other changes renew the reservation in time.
     pub(crate) fn allocate(&self) -> Result<LayerId> {
         self.transact(|inner| {
             let id = inner.soft.next_id;
             inner.soft.next_id += 1;
-            let reserve =
-                (id >= inner.state.reserved_ids).then_some(Change::ReserveIds(id + ID_BLOCK));
+            let exhausted = id >= inner.state.reserved_ids;
+            let reserve = exhausted.then_some(Change::ReserveIds(id + ID_BLOCK));
             Ok((LayerId(id), reserve.into_iter().collect()))
         })
     }
@@ -190,5 +231,87 @@ impl Core {
             .filter(|(_, l)| l.usage.is_none() && !l.active)
             .map(|(id, _)| *id)
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::Ordering, thread, time::SystemTime};
+
+    use super::*;
+    use crate::state::LayerRecord;
+
+    fn open(root: &std::path::Path) -> Core {
+        let layout = Layout::create(root).unwrap();
+        let journal = Journal::open(&layout.database()).unwrap();
+        let state = journal.load().unwrap();
+        Core::new(layout, journal, state, "boot".into(), vec![])
+    }
+
+    fn put(core: &Core) -> Result<LayerId> {
+        let id = core.allocate()?;
+        let record = LayerRecord::new(None, SystemTime::UNIX_EPOCH);
+        core.transact(|_| Ok((id, vec![Change::PutLayer(id, record)])))
+    }
+
+    #[test]
+    fn a_failed_write_changes_nothing_and_later_ones_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let core = open(dir.path());
+        let kept = put(&core).unwrap();
+        core.journal.failing.store(true, Ordering::Relaxed);
+        assert!(matches!(put(&core), Err(Error::Metadata(_))));
+        assert_eq!(
+            core.lock().state.layers.keys().copied().collect::<Vec<_>>(),
+            [kept]
+        );
+        core.journal.failing.store(false, Ordering::Relaxed);
+        let next = put(&core).unwrap();
+        assert!(next > kept);
+        assert_eq!(core.journal.load().unwrap(), core.lock().state);
+    }
+
+    #[test]
+    fn concurrent_changes_are_all_durable_and_fail_only_if_their_write_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let core = open(dir.path());
+        let put_many = || (0..50).filter_map(|_| put(&core).ok()).collect::<Vec<_>>();
+        let mut done: Vec<LayerId> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(put_many)).collect();
+            for _ in 0..20 {
+                core.journal.failing.store(true, Ordering::Relaxed);
+                thread::yield_now();
+                core.journal.failing.store(false, Ordering::Relaxed);
+                thread::yield_now();
+            }
+            threads
+                .into_iter()
+                .flat_map(|t| t.join().unwrap())
+                .collect()
+        });
+        done.sort();
+        let durable: Vec<LayerId> = core
+            .journal
+            .load()
+            .unwrap()
+            .layers
+            .keys()
+            .copied()
+            .collect();
+        assert_eq!(done, durable);
+    }
+
+    #[test]
+    fn ids_are_reserved_before_they_are_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let core = open(dir.path());
+        for _ in 0..3 * ID_BLOCK {
+            let id = core.allocate().unwrap();
+            assert!(id.0 < core.lock().state.reserved_ids);
+        }
+        assert_eq!(
+            core.journal.load().unwrap().reserved_ids,
+            core.lock().state.reserved_ids
+        );
     }
 }

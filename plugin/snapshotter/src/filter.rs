@@ -251,3 +251,127 @@ impl Parser<'_> {
 fn push(bytes: &mut Vec<u8>, c: char) {
     bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Kind;
+
+    fn info() -> Info {
+        let labels = [
+            ("l", "1"),
+            ("a.b", "x"),
+            ("containerd.io/snapshot.ref", "sha256:c"),
+        ];
+        Info {
+            name: "ns/1/sha256:c".into(),
+            parent: String::new(),
+            kind: Kind::Committed,
+            labels: labels
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
+            created: SystemTime::UNIX_EPOCH,
+            updated: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn filters_match_as_containerds_do() {
+        let cases: &[(&[&str], bool)] = &[
+            (&[], true),
+            (&[""], true),
+            (&["kind==committed"], true),
+            (&["kind==active"], false),
+            (&["kind==active", "name==ns/1/sha256:c"], true),
+            (&["parent==\"\""], true),
+            (&["parent!=\"\""], false),
+            (&["labels.l"], true),
+            (&["labels.m"], false),
+            (&["labels.m!=1"], true),
+            (&["labels.a.b==x"], true),
+            (&["labels.\"a.b\"==x"], true),
+            (
+                &["labels.\"containerd.io/snapshot.ref\"==sha256:c,parent==\"\""],
+                true,
+            ),
+            (
+                &["labels.\"containerd.io/snapshot.ref\"==sha256:c,parent==\"p\""],
+                false,
+            ),
+            (&["name~=^ns/"], true),
+            (&["name~=/^ns\\/1/"], true),
+            (&["name~=|sha256:[a-c]$|"], true),
+            (&["name~=\"[\""], false),
+            (&["labels.l==\"\\x31\""], true),
+            (&["labels.l==\"\\061\""], true),
+            (&["labels.l==\"\\u0031\""], true),
+            (&[" kind == committed , labels.l == 1 "], true),
+            (&["unknown"], false),
+            (&["unknown!=x"], true),
+        ];
+        for (filters, expected) in cases {
+            let texts: Vec<String> = filters.iter().map(|f| (*f).to_owned()).collect();
+            let parsed = Filters::parse(&texts).unwrap();
+            assert_eq!(parsed.matches(&info()), *expected, "{filters:?}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in [
+            ",",
+            "name==",
+            "name=x",
+            "name===x",
+            "==x",
+            "name==x,",
+            "name x",
+            "name==\"x",
+            "name.",
+            "name==/x/",
+            "name==\"\\q\"",
+            "name==\"\\xzz\"",
+            "name==\"\\xff\"",
+            "\"",
+            "name==\"a\"b",
+        ] {
+            assert!(Filters::parse(&[text.to_owned()]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_reference_that_containerd_asks_for_is_recognised() {
+        let ask = r#"labels."containerd.io/snapshot.ref"==sha256:c,parent=="k8s.io/4/sha256:b""#;
+        let parsed = Filters::parse(&[ask.to_owned()]).unwrap();
+        assert_eq!(parsed.reference(), Some("sha256:c"));
+        assert_eq!(
+            Filters::parse(&["labels.l==1".into()]).unwrap().reference(),
+            None
+        );
+        assert_eq!(
+            Filters::parse(&[ask.into(), "kind==view".into()])
+                .unwrap()
+                .reference(),
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in "\\PC{0,40}") {
+            let _parsed = Filters::parse(&[text]).map(|f| f.matches(&info()));
+        }
+
+        #[test]
+        fn quoted_values_come_back(value in "[^\\\\\"\n]{0,20}") {
+            let parsed = Filters::parse(&[format!("name==\"{value}\"")]).unwrap();
+            let named = Info { name: value, ..info() };
+            prop_assert!(parsed.matches(&named));
+        }
+    }
+}

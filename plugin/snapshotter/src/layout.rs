@@ -23,6 +23,7 @@ use std::{
 use crate::{
     error::{Error, Result},
     model::{LayerId, parse_short_name, short_name},
+    trash::delete_tree,
 };
 
 /// Paths below one root.
@@ -157,20 +158,19 @@ impl Layout {
         Ok(ids)
     }
 
-    /// Deletes what lies in the trash, asking before each item whether to go on. Returns the first failure after
+    /// Deletes what lies in the trash, asking before each file whether to go on. Returns the first failure after
     /// having tried everything.
     pub(crate) fn empty_trash(&self, mut go_on: impl FnMut() -> bool) -> Result<()> {
         let trash = self.trash();
         let mut outcome = Ok(());
         for entry in fs::read_dir(&trash).map_err(Error::io("reading", &trash))? {
-            if !go_on() {
-                break;
-            }
             let path = entry.map_err(Error::io("reading", &trash))?.path();
-            // Two collectors may empty the trash at once: what the other one deleted is fine.
-            let deleted =
-                absent_is_fine(fs::remove_dir_all(&path)).map_err(Error::io("deleting", path));
-            outcome = outcome.and(deleted);
+            match delete_tree(&path, &mut go_on) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // What is left is tried again with the next call.
+                Err(e) => outcome = outcome.and(Err(e)),
+            }
         }
         outcome
     }

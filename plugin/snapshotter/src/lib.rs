@@ -10,7 +10,8 @@
 //! | `state` | what a change does to entries, layers and owners (pure) |
 //! | `journal` | how records are durable |
 //! | `core` | how changes are serialised and share disk writes |
-//! | `store` | layers: create, commit, own, pin, collect |
+//! | `store`, `listing`, `usage`, `worker` | layers: create, commit, own, pin, collect, and what that leaves to later |
+//! | `layout`, `trash` | directories |
 //! | `snapshots`, `alias`, `mounts`, `filter` | entries: what containerd asks for |
 //! | `recover`, `probe`, `foreign`, `repair` | what is trusted: at start, from others, against containerd |
 //! | `service` | the gRPC service |
@@ -25,6 +26,7 @@ mod filter;
 mod foreign;
 mod journal;
 mod layout;
+mod listing;
 mod model;
 mod mounts;
 mod pins;
@@ -35,6 +37,7 @@ mod service;
 mod snapshots;
 mod state;
 mod store;
+mod trash;
 mod usage;
 mod worker;
 

@@ -140,3 +140,30 @@ pub struct Collected {
     /// Sum of what is known of their usage.
     pub usage: Usage,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_are_read_back_and_others_are_not() {
+        for id in [0, 1, 35, 36, 46_655, 46_656, u64::MAX] {
+            assert_eq!(
+                parse_short_name(&short_name(LayerId(id))),
+                Some(LayerId(id))
+            );
+        }
+        for name in [
+            "",
+            "00",
+            "01",
+            "A",
+            "z.work",
+            "probe-",
+            "zzzzzzzzzzzzzz",
+            "+1",
+        ] {
+            assert_eq!(parse_short_name(name), None, "{name}");
+        }
+    }
+}

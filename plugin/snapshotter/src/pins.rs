@@ -18,7 +18,7 @@ impl PinnedLayers {
         let mut inner = core.lock();
         for id in ids {
             if !inner.soft.open.contains(id) {
-                inner.state.layer(*id)?;
+                inner.state.committed(*id)?;
             }
         }
         for id in ids {
@@ -42,11 +42,14 @@ impl Drop for PinnedLayers {
     fn drop(&mut self) {
         let mut inner = self.core.lock();
         for id in &self.ids {
-            if let Some(count) = inner.soft.pins.get_mut(id) {
-                *count -= 1;
-                if *count == 0 {
-                    inner.soft.pins.remove(id);
-                }
+            let left = inner
+                .soft
+                .pins
+                .remove(id)
+                .unwrap_or_default()
+                .saturating_sub(1);
+            if left > 0 {
+                inner.soft.pins.insert(*id, left);
             }
         }
     }

@@ -70,10 +70,10 @@ fn plan(entries: &[Info], known: &[KnownSnapshot], recent: SystemTime) -> Repair
 
     let mut keep: BTreeSet<&str> = BTreeSet::new();
     for entry in entries {
-        let named =
+        let by_key =
             backend_key(&entry.name).is_some_and(|k| names.contains(&(k.namespace, k.name)));
         let adopted = reference(entry).is_some_and(|chain| chains.contains(chain));
-        let mut next = (named || adopted || entry.created > recent).then_some(entry);
+        let mut next = (by_key || adopted || entry.created > recent).then_some(entry);
         while let Some(entry) = next.filter(|e| keep.insert(&e.name)) {
             next = by_name.get(entry.parent.as_str()).copied();
         }

@@ -141,7 +141,7 @@ impl Snapshotter for Service {
 
     async fn list(&self, _: String, filters: Vec<String>) -> Result<Self::InfoStream, Status> {
         let infos = self.run(move |store| store.entries(&filters)).await?;
-        Ok(stream::iter(infos).map(|info| Ok(wire_info(info))).boxed())
+        Ok(stream::iter(infos.into_iter().map(wire_info).map(Ok)).boxed())
     }
 }
 

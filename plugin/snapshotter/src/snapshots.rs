@@ -29,27 +29,22 @@ impl LayerStore {
     pub fn entries(&self, filters: &[String]) -> Result<Vec<Info>> {
         let filters = Filters::parse(filters)?;
         let mut inner = self.core.lock();
-        let infos: Vec<Info> = match filters.reference() {
-            Some(reference) => {
-                let keys = inner.state.standing_for(reference);
-                let found = keys.filter_map(|key| Some(inner.state.entries.get(key)?.info(key)));
-                found.filter(|info| filters.matches(info)).collect()
-            }
-            None => {
-                let all = inner
-                    .state
-                    .entries
-                    .iter()
-                    .map(|(key, entry)| entry.info(key));
-                all.filter(|info| filters.matches(info)).collect()
-            }
+        let Some(reference) = filters.reference() else {
+            let all = inner
+                .state
+                .entries
+                .iter()
+                .map(|(key, entry)| entry.info(key));
+            return Ok(all.filter(|info| filters.matches(info)).collect());
         };
-        if filters.reference().is_some() {
-            for info in &infos {
-                inner.soft.minted.remove(&info.name);
-            }
+        let keys = inner.state.standing_for(reference);
+        let found = keys.filter_map(|key| Some(inner.state.entries.get(key)?.info(key)));
+        let found: Vec<Info> = found.filter(|info| filters.matches(info)).collect();
+        for info in &found {
+            // containerd fetches an alias: it is claimed.
+            inner.soft.minted.remove(&info.name);
         }
-        Ok(infos)
+        Ok(found)
     }
 
     /// Disk usage of one entry without its parents: recorded for a committed one, counted now for an active one.
@@ -111,7 +106,9 @@ impl LayerStore {
                     self.check_new(inner, key, parent)?;
                     let now = SystemTime::now();
                     let entry = new_entry(Kind::Active, parent, Some(id), labels, now);
-                    let layer = Change::PutLayer(id, self.active_layer(now));
+                    let mut layer = LayerRecord::new(Some(self.core.boot.clone()), now);
+                    layer.active = true;
+                    let layer = Change::PutLayer(id, layer);
                     Ok(((), vec![layer, Change::PutEntry(key.into(), entry)]))
                 })
             });
@@ -240,21 +237,6 @@ impl LayerStore {
             options: &self.core.mount_options,
         }
         .mounts()
-    }
-
-    fn active_layer(&self, created: SystemTime) -> LayerRecord {
-        LayerRecord {
-            boot: Some(self.core.boot.clone()),
-            active: true,
-            usage: None,
-            chain_id: None,
-            diff_id: None,
-            labels: Labels::new(),
-            foreign: None,
-            created,
-            entries: 0,
-            owners: 0,
-        }
     }
 }
 

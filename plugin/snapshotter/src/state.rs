@@ -45,6 +45,24 @@ pub(crate) struct LayerRecord {
     pub owners: u32,
 }
 
+impl LayerRecord {
+    /// A layer of which nothing is known but when it was made and in which boot (`None`: its data is safe).
+    pub(crate) fn new(boot: Option<String>, created: SystemTime) -> Self {
+        Self {
+            boot,
+            active: false,
+            usage: None,
+            chain_id: None,
+            diff_id: None,
+            labels: Labels::new(),
+            foreign: None,
+            created,
+            entries: 0,
+            owners: 0,
+        }
+    }
+}
+
 /// Durable record of one of containerd's entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EntryRecord {
@@ -132,6 +150,14 @@ impl State {
         self.layers.get(&id).ok_or(Error::NoLayer(id))
     }
 
+    /// A layer that nobody writes any more.
+    pub(crate) fn committed(&self, id: LayerId) -> Result<&LayerRecord> {
+        self.layers
+            .get(&id)
+            .filter(|record| !record.active)
+            .ok_or(Error::NoLayer(id))
+    }
+
     /// Layers below an entry whose parent is `parent`, nearest first: overlay's order of lower directories.
     pub(crate) fn ancestry(&self, parent: &str) -> Result<Vec<LayerId>> {
         let mut layers = Vec::new();
@@ -194,11 +220,10 @@ impl State {
             layer.entries = layer.entries.saturating_sub(1);
         }
         for chain in chains_of(key, &old) {
-            if let Some(keys) = self.chains.get_mut(chain) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.chains.remove(chain);
-                }
+            let mut keys = self.chains.remove(chain).unwrap_or_default();
+            keys.remove(key);
+            if !keys.is_empty() {
+                self.chains.insert(chain.into(), keys);
             }
         }
     }
@@ -223,15 +248,15 @@ impl State {
     }
 
     fn disown(&mut self, owner: &str, id: LayerId) {
-        let Some(owned) = self.owners.get_mut(owner) else {
+        let Some(ids) = self.owners.get_mut(owner) else {
             return;
         };
-        if owned.remove(&id)
+        if ids.remove(&id)
             && let Some(layer) = self.layers.get_mut(&id)
         {
             layer.owners = layer.owners.saturating_sub(1);
         }
-        if owned.is_empty() {
+        if ids.is_empty() {
             self.owners.remove(owner);
         }
     }

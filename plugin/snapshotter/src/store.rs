@@ -11,10 +11,9 @@ use std::{
 use crate::{
     core::Core,
     error::{Error, Result},
-    foreign,
     journal::Journal,
     layout::Layout,
-    model::{Collected, CommitInfo, LayerId, LayerInfo, NewLayer, Recovered, Usage},
+    model::{Collected, CommitInfo, LayerId, NewLayer, Recovered, Usage},
     pins::{Offer, PinnedLayers},
     probe, recover,
     state::{Change, LayerRecord, State},
@@ -109,16 +108,11 @@ impl LayerStore {
                 return Err(Error::NotOpen(id));
             }
             let record = LayerRecord {
-                boot: Some(self.core.boot.clone()),
-                active: false,
                 usage: info.usage,
                 chain_id: info.chain_id,
                 diff_id: info.diff_id,
                 labels: info.labels,
-                foreign: None,
-                created,
-                entries: 0,
-                owners: 0,
+                ..LayerRecord::new(Some(self.core.boot.clone()), created)
             };
             let mut changes = vec![Change::PutLayer(id, record)];
             changes.extend(info.owners.into_iter().map(|owner| Change::Own(owner, id)));
@@ -175,7 +169,7 @@ impl LayerStore {
     /// Records the digests that a committed layer turned out to have.
     pub fn set_chain(&self, id: LayerId, chain_id: &str, diff_id: &str) -> Result<()> {
         self.core.transact(|inner| {
-            let mut record = inner.state.layer(id)?.clone();
+            let mut record = inner.state.committed(id)?.clone();
             record.chain_id = Some(chain_id.into());
             record.diff_id = Some(diff_id.into());
             Ok(((), vec![Change::PutLayer(id, record)]))
@@ -185,15 +179,14 @@ impl LayerStore {
     /// Adds a durable owner to committed layers: all or none.
     pub fn own(&self, ids: &[LayerId], owner: &str) -> Result<()> {
         self.core.transact(|inner| {
+            let has = inner.state.owners.get(owner);
+            let mut changes = Vec::new();
             for id in ids {
-                inner.state.layer(*id)?;
+                inner.state.committed(*id)?;
+                let missing = has.is_none_or(|has| !has.contains(id));
+                changes.extend(missing.then(|| Change::Own(owner.into(), *id)));
             }
-            Ok((
-                (),
-                ids.iter()
-                    .map(|id| Change::Own(owner.into(), *id))
-                    .collect(),
-            ))
+            Ok(((), changes))
         })
     }
 
@@ -222,56 +215,6 @@ impl LayerStore {
         PinnedLayers::existing(&self.core, ids)
     }
 
-    /// Makes a directory outside of the store usable as a layer, after checking that it is a complete one. The caller
-    /// keeps it alive and unchanged. The same directory gets the same layer for as long as that lives.
-    pub fn adopt_foreign(&self, dir: &Path, owner: &str) -> Result<LayerId> {
-        let dir = std::fs::canonicalize(dir).map_err(Error::io("resolving", dir))?;
-        if let Some(id) = self.own_foreign(&dir, owner)? {
-            return Ok(id);
-        }
-        let usage = foreign::inspect(&dir)?;
-        let id = self.core.allocate()?;
-        self.core.layout.link_foreign(id, &dir)?;
-        let record = LayerRecord {
-            boot: None,
-            active: false,
-            usage: Some(usage),
-            chain_id: None,
-            diff_id: None,
-            labels: Default::default(),
-            foreign: Some(dir),
-            created: SystemTime::now(),
-            entries: 0,
-            owners: 0,
-        };
-        let adopted = self.core.transact(|_| {
-            Ok((
-                (),
-                vec![Change::PutLayer(id, record), Change::Own(owner.into(), id)],
-            ))
-        });
-        if adopted.is_err() {
-            self.trash(id);
-        }
-        adopted.map(|()| id)
-    }
-
-    fn own_foreign(&self, dir: &Path, owner: &str) -> Result<Option<LayerId>> {
-        self.core.transact(|inner| {
-            let mut layers = inner.state.layers.iter();
-            let known = layers
-                .find(|(_, l)| l.foreign.as_deref() == Some(dir))
-                .map(|(id, _)| *id);
-            Ok((
-                known,
-                known
-                    .map(|id| Change::Own(owner.into(), id))
-                    .into_iter()
-                    .collect(),
-            ))
-        })
-    }
-
     /// Layers, lowest first, of a chain that some namespace has unpacked here or landed.
     #[must_use]
     pub fn find_chain(&self, chain_id: &str) -> Option<Vec<LayerId>> {
@@ -298,43 +241,6 @@ impl LayerStore {
         self.core.layout.scratch(name)
     }
 
-    /// Everything that is committed.
-    #[must_use]
-    pub fn list(&self) -> Vec<LayerInfo> {
-        let inner = self.core.lock();
-        let state = &inner.state;
-        let layers = state.layers.iter().filter(|(_, record)| !record.active);
-        layers
-            .map(|(id, record)| self.describe(state, *id, record))
-            .collect()
-    }
-
-    fn describe(&self, state: &State, id: LayerId, record: &LayerRecord) -> LayerInfo {
-        let owners = state
-            .owners
-            .iter()
-            .filter(|(_, ids)| record.owners > 0 && ids.contains(&id));
-        let entries = state
-            .entries
-            .iter()
-            .filter(|(_, e)| record.entries > 0 && e.layer == Some(id));
-        LayerInfo {
-            id,
-            path: record
-                .foreign
-                .clone()
-                .unwrap_or_else(|| self.core.layout.fs(id)),
-            foreign: record.foreign.is_some(),
-            usage: record.usage,
-            chain_id: record.chain_id.clone(),
-            diff_id: record.diff_id.clone(),
-            labels: record.labels.clone(),
-            owners: owners.map(|(owner, _)| owner.clone()).collect(),
-            entries: entries.map(|(key, _)| key.clone()).collect(),
-            created: record.created,
-        }
-    }
-
     /// Makes the contents of all layers committed so far durable. May take as long as the disk needs.
     pub fn sync(&self) -> Result<()> {
         self.worker.sync(&self.core)
@@ -344,21 +250,26 @@ impl LayerStore {
     /// background, or by the next `empty_trash`.
     pub fn collect(&self) -> Result<Collected> {
         let collected = self.core.transact(|inner| {
-            let (mut collected, mut changes) = (Collected::default(), Vec::new());
-            for (id, record) in &inner.state.layers {
-                let needed =
-                    record.entries > 0 || record.owners > 0 || inner.soft.pins.contains_key(id);
-                if !needed {
-                    collected.layers.push(*id);
-                    let freed = record
-                        .usage
-                        .filter(|_| record.foreign.is_none())
-                        .unwrap_or_default();
-                    collected.usage.bytes += freed.bytes;
-                    collected.usage.inodes += freed.inodes;
-                    changes.push(Change::DropLayer(*id));
-                }
+            let mut collected = Collected::default();
+            let pins = &inner.soft.pins;
+            let needless = inner.state.layers.iter().filter(|(id, record)| {
+                record.entries == 0 && record.owners == 0 && !pins.contains_key(id)
+            });
+            for (id, record) in needless {
+                let freed = record
+                    .usage
+                    .filter(|_| record.foreign.is_none())
+                    .unwrap_or_default();
+                collected.layers.push(*id);
+                collected.usage.bytes += freed.bytes;
+                collected.usage.inodes += freed.inodes;
             }
+            let changes = collected
+                .layers
+                .iter()
+                .copied()
+                .map(Change::DropLayer)
+                .collect();
             Ok((collected, changes))
         })?;
         for id in &collected.layers {

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How often pending aliases are looked at while there are any.
-const AGE_CHECK: Duration = Duration::from_secs(60);
+const AGE_CHECK: Duration = Duration::from_mins(1);
 
 /// How long a requested sync waits for others, so that a pull of many layers does not flush the filesystem for each.
 const SYNC_DELAY: Duration = Duration::from_secs(2);
@@ -171,7 +171,10 @@ impl Run {
             self.sync_due = None;
             report("syncing layers", self.syncer.sync(&self.core));
         } else {
-            report("forgetting unused aliases", alias::age_out(&self.core));
+            report(
+                "forgetting unused aliases",
+                alias::age_out(&self.core, alias::UNCLAIMED),
+            );
         }
     }
 

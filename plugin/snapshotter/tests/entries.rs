@@ -1,5 +1,7 @@
 //! Rules of the store as containerd sees it. Needs root: opening a store mounts a trial overlay.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use shipway_snapshotter::{
@@ -144,6 +146,9 @@ fn five_hundred_layers_fit_a_page_when_mounted_from_their_directory() {
     assert!(matches!(refused, Err(Error::TooDeep { depth: 501, .. })));
 }
 
+/// A refused request and how its refusal is recognised.
+type Case = (Result<()>, fn(&Error) -> bool);
+
 #[test]
 fn requests_that_make_no_sense_are_told_apart() {
     let root = tempfile::tempdir().unwrap();
@@ -151,7 +156,7 @@ fn requests_that_make_no_sense_are_told_apart() {
     commit(&store, "base", "");
     store.prepare("active", "base", Labels::new()).unwrap();
     let none = Labels::new;
-    let cases: Vec<(Result<()>, fn(&Error) -> bool)> = vec![
+    let cases: Vec<Case> = vec![
         (store.prepare("active", "base", none()).map(drop), |e| {
             matches!(e, Error::EntryExists(_))
         }),

@@ -1,5 +1,7 @@
 //! Rules of the store as build steps see it. Needs root: opening a store mounts a trial overlay.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::Path};
 
 use shipway_snapshotter::{CommitInfo, Error, LayerId, LayerStore, Usage};
@@ -189,9 +191,9 @@ fn a_foreign_directory_with_overlay_redirects_is_refused() {
         let base = tempfile::tempdir_in(root.path()).unwrap();
         let path = base.path().join(name);
         if name == "dir" {
-            fs::create_dir(&path).unwrap()
+            fs::create_dir(&path).unwrap();
         } else {
-            fs::write(&path, "x").unwrap()
+            fs::write(&path, "x").unwrap();
         }
         rustix::fs::setxattr(&path, attribute, b"/x", rustix::fs::XattrFlags::empty()).unwrap();
         let refused = store.adopt_foreign(base.path(), "a").unwrap_err();

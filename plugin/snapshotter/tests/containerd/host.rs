@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shipway_snapshotter::{LayerStore, serve};
 use tempfile::TempDir;
-use tokio::{net::UnixListener, task::JoinHandle};
+use tokio::{net::UnixListener, task::JoinSet};
 
 /// Directory with `containerd`, `ctr` and the shim to test with; otherwise those in `PATH`.
 const TOOLS: &str = "SHIPWAY_TEST_CONTAINERD";
@@ -25,7 +25,8 @@ pub(crate) struct Host {
     pub(crate) store: LayerStore,
     pub(crate) dir: TempDir,
     containerd: Child,
-    server: JoinHandle<()>,
+    /// Aborts the service when dropped.
+    _server: JoinSet<()>,
 }
 
 impl Host {
@@ -33,8 +34,9 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let store = LayerStore::open(dir.path().join("store")).unwrap();
         let listener = UnixListener::bind(dir.path().join("snapshots.sock")).unwrap();
-        let served = store.clone();
-        let server = tokio::spawn(async move { serve(served, listener, pending()).await.unwrap() });
+        let mut server = JoinSet::new();
+        let handle = store.clone();
+        server.spawn(async move { serve(handle, listener, pending()).await.unwrap() });
         let config = dir.path().join("config.toml");
         fs::write(&config, configuration(dir.path())).unwrap();
         let log = fs::File::create(dir.path().join("containerd.log")).unwrap();
@@ -49,7 +51,7 @@ impl Host {
             store,
             dir,
             containerd,
-            server,
+            _server: server,
         };
         host.wait().await;
         host
@@ -124,7 +126,6 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.containerd.kill().unwrap();
         self.containerd.wait().unwrap();
-        self.server.abort();
     }
 }
 

@@ -1,0 +1,14 @@
+//! End to end: private daemons, real clients, what a person sees. `SHIPWAY_CONTAINERD` (two, one) chooses the
+//! containerd, `SHIPWAY_DAEMON` (shipway, buildkit) who builds: what BuildKit does as well is proved on it.
+
+mod bad_dockerfiles;
+mod bad_registries;
+mod cache;
+mod clients;
+mod exporters;
+mod kills;
+mod real_program;
+mod refusals;
+mod running;
+mod steps;
+mod support;

@@ -1,0 +1,161 @@
+//! What a build is not allowed to do to its host: write outside its root, fill the disk for good.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use shipway_integration::{
+    Result,
+    builder::Options,
+    command::{fail, finish},
+    machine::Wanted,
+    process::wait_until,
+    stand::Stand,
+};
+use tar::{Builder, EntryType, Header};
+
+use crate::support::{build, build_image, chain, ensure, kind, on_stand, wanted};
+
+/// An archive with one entry that means harm.
+fn hostile(kind: EntryType, name: &str, link: &str) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    let body: &[u8] = if kind == EntryType::Regular {
+        b"harm"
+    } else {
+        b""
+    };
+    header.set_size(body.len() as u64);
+    let field = header.as_old_mut();
+    field.name[..name.len()].copy_from_slice(name.as_bytes());
+    field.linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_cksum();
+    let mut archive = Builder::new(Vec::new());
+    archive
+        .append(&header, body)
+        .expect("memory takes all that is written to it");
+    // What follows goes through the link, if there is one.
+    let mut header = Header::new_gnu();
+    header.set_size(4);
+    header.set_mode(0o644);
+    let inner = if kind == EntryType::Symlink {
+        format!("{name}/escaped")
+    } else {
+        "innocent".to_owned()
+    };
+    archive
+        .append_data(&mut header, inner, &b"harm"[..])
+        .expect("memory takes all that is written to it");
+    archive
+        .into_inner()
+        .expect("memory takes all that is written to it")
+}
+
+#[test]
+fn archives_cannot_write_outside_the_root() {
+    on_stand(|stand| {
+        let outside = stand.dir.join("outside");
+        fs::create_dir_all(&outside).expect("the stand's directory is ours");
+        let target = outside.display().to_string();
+        let up = format!("../../../../../../../../..{target}/escaped");
+        let cases = [
+            (EntryType::Regular, up.clone(), String::new()),
+            (
+                EntryType::Regular,
+                format!("{target}/escaped"),
+                String::new(),
+            ),
+            (EntryType::Symlink, "door".to_owned(), target.clone()),
+            (
+                EntryType::Link,
+                "hard".to_owned(),
+                "../../../../../../../../../etc/hostname".to_owned(),
+            ),
+            (
+                EntryType::Link,
+                "hard".to_owned(),
+                "/etc/hostname".to_owned(),
+            ),
+        ];
+        for (number, (kind, name, link)) in cases
+            .iter()
+            .enumerate()
+            .filter(|(_, case)| case.1.len() < 100)
+        {
+            let dockerfile = "FROM busybox:local\nADD bad.tar /in/\n";
+            let context = stand.context(&format!("tar-{number}"), &[("Dockerfile", dockerfile)])?;
+            fs::write(context.join("bad.tar"), hostile(*kind, name, link))
+                .expect("the context is ours");
+            // Refused or confined: both are fine.
+            finish(&mut build_image(stand, &context)?)?;
+            ensure(!outside.join("escaped").exists(), || {
+                format!("{kind:?} {name} -> {link} escaped")
+            })?;
+        }
+        build(stand, "after", "FROM busybox:local\nRUN true\n", &[]).map(drop)
+    });
+}
+
+#[test]
+fn copies_follow_no_link_out_of_the_root() {
+    on_stand(|stand| {
+        let mark = stand.dir.join("mark");
+        fs::write(&mark, "outside").expect("the stand's directory is ours");
+        let dockerfile = format!(
+            "FROM busybox:local AS src\nRUN ln -s {0} /door && ln -s / /root-door\nFROM busybox:local\n\
+             COPY --from=src /door /got\n",
+            mark.display()
+        );
+        let context = stand.context("door", &[("Dockerfile", &dockerfile)])?;
+        let done = finish(&mut build_image(stand, &context)?)?;
+        let got = if done.success {
+            crate::support::run_in_image(stand, "cat /got 2>&1 || true")?
+        } else {
+            String::new()
+        };
+        ensure(!got.contains("outside"), || got.clone())
+    });
+}
+
+#[test]
+fn a_full_disk_ends_the_build_with_a_clear_error_and_no_more() {
+    let dir = std::env::temp_dir().join(format!("shipway-full-{}", std::process::id()));
+    fs::create_dir_all(&dir).expect("the temporary directory is writable");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=96m", "none"])
+        .arg(&dir)
+        .status();
+    assert!(
+        mounted.is_ok_and(|status| status.success()),
+        "mounting a small tmpfs"
+    );
+    let outcome = on_small_disk(&dir);
+    let unmounted = Command::new("umount").arg("-l").arg(&dir).status();
+    assert!(
+        unmounted.is_ok_and(|status| status.success()),
+        "unmounting the small tmpfs"
+    );
+    fs::remove_dir(&dir).expect("an empty mount point can be removed");
+    if let Err(e) = outcome {
+        panic!("{}", chain(&e));
+    }
+}
+
+fn on_small_disk(dir: &Path) -> Result<()> {
+    let wanted: Wanted = wanted();
+    let stand = Stand::start_in(&dir.join("s"), wanted, Options::new(kind()))?;
+    stand.import_busybox("default")?;
+    let dockerfile = "FROM busybox:local\nRUN dd if=/dev/zero of=/big bs=1M count=200\n";
+    let context = stand.context("full", &[("Dockerfile", dockerfile)])?;
+    let said = fail(&mut build_image(&stand, &context)?)?;
+    ensure(said.to_lowercase().contains("no space left"), || {
+        said.clone()
+    })?;
+    let small = stand.context(
+        "small",
+        &[("Dockerfile", "FROM busybox:local\nRUN echo fits >/x\n")],
+    )?;
+    // What the failed step wrote goes behind its end.
+    let fits = || Ok(finish(&mut build_image(&stand, &small)?)?.success);
+    wait_until("building again", Duration::from_secs(30), fits)?;
+    stand.end()
+}

@@ -1,0 +1,114 @@
+//! The one connection to containerd: made when it is needed, made anew after a restart. Decides for how long a call is
+//! asked again when containerd is away.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Response, Status};
+
+use crate::error::{is_down, was_never_sent};
+
+/// How long a restart of containerd may take before calls fail.
+const RESTART: Duration = Duration::from_secs(10);
+/// First pause between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Unread bytes of one call: blobs are read in messages of 1 MiB and less.
+const STREAM_WINDOW: u32 = 4 << 20;
+
+/// What the adapter is to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// containerd's socket.
+    pub socket: PathBuf,
+    /// A directory of the daemon's own for pipes and results of steps; short, private, better in memory.
+    pub state: PathBuf,
+    /// Tells this daemon's containers and leases from another daemon's on the same containerd; stays the same when the daemon
+    /// is restarted. Letters, digits, `.`, `_` and `-`.
+    pub instance: String,
+    /// The runtime of builds: [`shipway_step::RUNTIME`], or the absolute path of a shim.
+    pub runtime: String,
+    /// The cgroup that builds' cgroups are made in where a build asks for none, such as `/shipway`.
+    pub cgroup_parent: String,
+}
+
+/// The connection and what is shared by everything that uses it.
+pub(crate) struct Connection {
+    pub(crate) channel: Channel,
+    pub(crate) settings: Settings,
+    /// Tells this process from an earlier one of the same instance.
+    pub(crate) process: String,
+    /// What ends in the background: leases, aborted uploads, deleted steps.
+    pub(crate) background: TaskTracker,
+}
+
+impl Connection {
+    /// Connects at the first call.
+    pub(crate) fn new(settings: Settings) -> Self {
+        let socket = settings.socket.clone();
+        let connect = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://localhost")
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(4 * STREAM_WINDOW)
+            .connect_with_connector_lazy(connect);
+        Self {
+            channel,
+            settings,
+            process: uuid::Uuid::new_v4().simple().to_string(),
+            background: TaskTracker::new(),
+        }
+    }
+}
+
+/// Makes a call that may be repeated, until containerd is there.
+pub(crate) async fn repeat<T, F>(call: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    retry(call, is_down).await
+}
+
+/// Makes a call that may take effect once only: repeated while containerd is not there at all.
+pub(crate) async fn once<T, F>(call: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    retry(call, was_never_sent).await
+}
+
+async fn retry<T, F>(
+    mut call: impl FnMut() -> F,
+    again: impl Fn(&Status) -> bool,
+) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let mut deadline = Instant::now() + RESTART;
+    let mut pause = PAUSE;
+    loop {
+        let began = Instant::now();
+        let status = match call().await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => status,
+        };
+        if began.elapsed() > RESTART {
+            // It was there for a while (a wait may take hours): this is another restart.
+            deadline = Instant::now() + RESTART;
+            pause = PAUSE;
+        }
+        if !again(&status) || Instant::now() >= deadline {
+            return Err(status);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

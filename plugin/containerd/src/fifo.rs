@@ -1,0 +1,175 @@
+//! The pipes between the daemon and a step, by way of the shim. Nobody blocks on opening one: each end is held open here
+//! until the shim has its own.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use shipway_backend::StepIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
+use tokio::sync::mpsc;
+
+/// Bytes read at once; what a pipe holds.
+const PIECE: usize = 64 << 10;
+
+/// A step's pipes. Paths are empty for streams that nobody uses.
+pub(crate) struct Pipes {
+    pub(crate) stdin: Option<PathBuf>,
+    pub(crate) stdout: Option<PathBuf>,
+    pub(crate) stderr: Option<PathBuf>,
+    input: Option<(Sender, mpsc::Receiver<Bytes>)>,
+    outputs: Vec<(Receiver, mpsc::Sender<Bytes>)>,
+    /// The shim's ends, until it has opened its own: otherwise a reader sees the end before the beginning.
+    _held: Held,
+}
+
+#[derive(Default)]
+struct Held {
+    _readers: Vec<Receiver>,
+    _writers: Vec<Sender>,
+}
+
+/// The daemon's ends of a started step.
+pub(crate) struct Ends {
+    pub(crate) input: Option<(Sender, mpsc::Receiver<Bytes>)>,
+    pub(crate) outputs: Vec<(Receiver, mpsc::Sender<Bytes>)>,
+}
+
+impl Pipes {
+    /// Makes the pipes in a directory, which is made too and must not exist.
+    pub(crate) fn create(dir: &Path, io: StepIo) -> io::Result<Self> {
+        let parent = dir.parent().unwrap_or(dir);
+        DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(parent)?;
+        DirBuilder::new().mode(0o700).create(dir)?;
+        let mut pipes = Self {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            input: None,
+            outputs: Vec::new(),
+            _held: Held::default(),
+        };
+        if let Some(data) = io.stdin {
+            let path = make(dir, "stdin")?;
+            pipes
+                ._held
+                ._readers
+                .push(OpenOptions::new().open_receiver(&path)?);
+            pipes.input = Some((OpenOptions::new().open_sender(&path)?, data));
+            pipes.stdin = Some(path);
+        }
+        if let Some(to) = io.stdout {
+            pipes.stdout = Some(pipes.output(dir, "stdout", to)?);
+        }
+        if let Some(to) = io.stderr {
+            pipes.stderr = Some(pipes.output(dir, "stderr", to)?);
+        }
+        Ok(pipes)
+    }
+
+    fn output(&mut self, dir: &Path, name: &str, to: mpsc::Sender<Bytes>) -> io::Result<PathBuf> {
+        let path = make(dir, name)?;
+        self.outputs
+            .push((OpenOptions::new().open_receiver(&path)?, to));
+        self._held
+            ._writers
+            .push(OpenOptions::new().open_sender(&path)?);
+        Ok(path)
+    }
+
+    /// Lets go of the shim's ends, which it holds itself now.
+    pub(crate) fn started(self) -> Ends {
+        Ends {
+            input: self.input,
+            outputs: self.outputs,
+        }
+    }
+}
+
+fn make(dir: &Path, name: &str) -> io::Result<PathBuf> {
+    let path = dir.join(name);
+    mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Ok(path)
+}
+
+/// Hands output on until the end. A consumer that left does not stop the step: the rest is read and dropped.
+pub(crate) async fn pump_out(mut from: Receiver, to: mpsc::Sender<Bytes>) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(PIECE);
+        if from.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+        let _unheard = to.send(buffer.split().freeze()).await;
+    }
+}
+
+/// Hands input on until its end, or until nobody reads it any more.
+pub(crate) async fn pump_in(mut to: Sender, mut from: mpsc::Receiver<Bytes>) -> io::Result<()> {
+    while let Some(data) = from.recv().await {
+        to.write_all(&data).await?;
+    }
+    Ok(())
+}
+
+/// Removes a step's directory; it is no error where it is gone.
+pub(crate) fn remove(dir: &Path) {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(dir = %dir.display(), %error, "a step's directory stays");
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_that_was_written_before_the_end_is_all_handed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let (sender, mut received) = mpsc::channel(16);
+        let io = StepIo {
+            stdout: Some(sender),
+            ..Default::default()
+        };
+        let pipes = Pipes::create(&root.path().join("b/s"), io).unwrap();
+        let path = pipes.stdout.clone().unwrap();
+        let mut shim = fs::File::options().write(true).open(path).unwrap();
+        let mut ends = pipes.started();
+        io::Write::write_all(&mut shim, b"hello").unwrap();
+        drop(shim);
+        let (from, to) = ends.outputs.pop().unwrap();
+        pump_out(from, to).await.unwrap();
+        assert_eq!(received.recv().await.unwrap(), "hello");
+        assert_eq!(received.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn input_ends_when_its_sender_is_dropped() {
+        let root = tempfile::tempdir().unwrap();
+        let (sender, data) = mpsc::channel(1);
+        let io = StepIo {
+            stdin: Some(data),
+            ..Default::default()
+        };
+        let pipes = Pipes::create(&root.path().join("s"), io).unwrap();
+        let mut shim = fs::File::open(pipes.stdin.clone().unwrap()).unwrap();
+        let (to, from) = pipes.started().input.unwrap();
+        sender.send("hi".into()).await.unwrap();
+        drop(sender);
+        pump_in(to, from).await.unwrap();
+        let mut text = String::new();
+        io::Read::read_to_string(&mut shim, &mut text).unwrap();
+        assert_eq!(text, "hi");
+    }
+}

@@ -1,0 +1,382 @@
+//! One step of a build: an exec in its task. Decides when a step has ended and what is told about it: the result file
+//! that the launcher leaves counts for more than containerd's answer, which a dead shim cannot give.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use containerd_client::services::v1 as wire;
+use prost_types::Any;
+use shipway_backend::{BackendError, ErrorKind, Exit, Process, StepIo};
+use shipway_step::{STEP_TYPE_URL, StepOutcome, StepSpec};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use crate::connection::{once, repeat};
+use crate::error::failed;
+use crate::fifo::{self, Ends, Pipes};
+use crate::scope::Scope;
+
+/// How long output may take to arrive after the step's end.
+const LAST_OUTPUT: Duration = Duration::from_secs(10);
+const SIGKILL: u32 = 9;
+
+/// A started step.
+pub(crate) struct Step {
+    name: Name,
+    exit: watch::Receiver<Option<Ended>>,
+}
+
+/// Which step.
+#[derive(Clone)]
+struct Name {
+    scope: Scope,
+    container: String,
+    exec: String,
+}
+
+/// How a step ended, for every waiter.
+type Ended = Result<Exit, Problem>;
+
+/// Why there is no exit code.
+#[derive(Debug, Clone)]
+struct Problem {
+    kind: ErrorKind,
+    attempt: String,
+    why: String,
+}
+
+impl From<Problem> for BackendError {
+    fn from(problem: Problem) -> Self {
+        Self::caused(problem.kind, problem.attempt, problem.why)
+    }
+}
+
+impl Step {
+    pub(crate) async fn start(
+        scope: Scope,
+        container: &str,
+        exec: &str,
+        dir: PathBuf,
+        mut step: StepSpec,
+        io: StepIo,
+    ) -> Result<Self, BackendError> {
+        let name = Name {
+            scope,
+            container: container.to_owned(),
+            exec: exec.to_owned(),
+        };
+        let result = step.result.get_or_insert_with(|| dir.join("outcome.json"));
+        let result = result.clone();
+        let pipes = Pipes::create(&dir, io);
+        let pipes = pipes.map_err(|error| name.error("preparing", error))?;
+        if let Err(error) = name.exec_and_start(&step, &pipes, &result).await {
+            name.forget(dir);
+            return Err(error);
+        }
+        let (ended, exit) = watch::channel(None);
+        let life = Life {
+            name: name.clone(),
+            result,
+            dir,
+        };
+        let task = life.run(pipes.started(), ended);
+        name.scope.in_background(task);
+        Ok(Self { name, exit })
+    }
+
+    async fn ended(&self) -> Ended {
+        let mut exit = self.exit.clone();
+        match exit.wait_for(Option::is_some).await {
+            Ok(ended) => ended.clone().expect("waited until it is some"),
+            Err(_) => Err(self
+                .name
+                .problem(ErrorKind::Cancelled, "the daemon is ending")),
+        }
+    }
+}
+
+#[async_trait]
+impl Process for Step {
+    async fn wait(&self) -> Result<Exit, BackendError> {
+        Ok(self.ended().await?)
+    }
+
+    async fn signal(&self, signal: i32) -> Result<(), BackendError> {
+        let number = u32::try_from(signal);
+        let number = number.map_err(|error| self.name.error("signalling", error))?;
+        let Name {
+            scope,
+            container,
+            exec,
+        } = &self.name;
+        scope.send_signal(container, exec, number, false).await
+    }
+
+    async fn kill(&self) -> Result<(), BackendError> {
+        self.name.kill().await?;
+        // How it ended does not matter, only that it has.
+        let _ended = self.ended().await;
+        Ok(())
+    }
+
+    async fn resize(&self, rows: u16, columns: u16) -> Result<(), BackendError> {
+        let resized = repeat(|| {
+            let message = wire::ResizePtyRequest {
+                container_id: self.name.container.clone(),
+                exec_id: self.name.exec.clone(),
+                width: columns.into(),
+                height: rows.into(),
+            };
+            let (mut client, request) = (self.name.scope.tasks(), self.name.scope.request(message));
+            async move { client.resize_pty(request).await }
+        });
+        let resized = resized.await;
+        resized.map_err(|status| failed(self.name.attempt("resizing"), &status))
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if self.exit.borrow().is_some() {
+            return;
+        }
+        let name = self.name.clone();
+        self.name.scope.in_background(async move {
+            if let Err(error) = name.kill().await {
+                tracing::warn!(?error, "a step runs until its build is closed");
+            }
+        });
+    }
+}
+
+impl Name {
+    fn attempt(&self, what: &str) -> String {
+        format!("{what} step {} of build {}", self.exec, self.container)
+    }
+
+    fn error(
+        &self,
+        what: &str,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> BackendError {
+        BackendError::caused(ErrorKind::Other, self.attempt(what), cause)
+    }
+
+    fn problem(&self, kind: ErrorKind, why: impl Into<String>) -> Problem {
+        Problem {
+            kind,
+            attempt: self.attempt("waiting for"),
+            why: why.into(),
+        }
+    }
+
+    async fn kill(&self) -> Result<(), BackendError> {
+        // The step is pid 1 of its own PID namespace: with it goes everything that it started.
+        self.scope
+            .send_signal(&self.container, &self.exec, SIGKILL, false)
+            .await
+    }
+
+    async fn exec_and_start(
+        &self,
+        step: &StepSpec,
+        pipes: &Pipes,
+        result: &std::path::Path,
+    ) -> Result<(), BackendError> {
+        let terminal = step.spec.process().as_ref().and_then(|p| p.terminal());
+        let value = step.to_any_value();
+        let value = value.map_err(|error| self.error("describing", error))?;
+        let path = |path: &Option<PathBuf>| {
+            let path = path.as_deref().unwrap_or_else(|| "".as_ref());
+            path.to_string_lossy().into_owned()
+        };
+        let message = wire::ExecProcessRequest {
+            container_id: self.container.clone(),
+            stdin: path(&pipes.stdin),
+            stdout: path(&pipes.stdout),
+            stderr: path(&pipes.stderr),
+            terminal: terminal.unwrap_or(false),
+            spec: Some(Any {
+                type_url: STEP_TYPE_URL.to_owned(),
+                value,
+            }),
+            exec_id: self.exec.clone(),
+        };
+        let added = once(|| {
+            let (mut client, request) = (self.scope.tasks(), self.scope.request(message.clone()));
+            async move { client.exec(request).await }
+        });
+        added.await.map_err(|status| self.not_started(&status))?;
+        let started = once(|| {
+            let message = wire::StartRequest {
+                container_id: self.container.clone(),
+                exec_id: self.exec.clone(),
+            };
+            let (mut client, request) = (self.scope.tasks(), self.scope.request(message));
+            async move { client.start(request).await }
+        });
+        match started.await {
+            Ok(_) => Ok(()),
+            Err(status) => match StepOutcome::read(result) {
+                Ok(Some(StepOutcome {
+                    failure: Some(failure),
+                    ..
+                })) => Err(self.error("starting", failure.message)),
+                _ => Err(self.not_started(&status)),
+            },
+        }
+    }
+
+    fn not_started(&self, status: &Status) -> BackendError {
+        let attempt = self.attempt("starting");
+        match self.lost(status) {
+            Some(why) => BackendError::caused(ErrorKind::Unavailable, attempt, why),
+            None => failed(attempt, status),
+        }
+    }
+
+    /// What became of the task, where an answer shows that it is no more.
+    fn lost(&self, status: &Status) -> Option<&'static str> {
+        if status.code() == Code::NotFound {
+            return Some("build container was removed");
+        }
+        status
+            .message()
+            .contains("ttrpc: closed")
+            .then_some("the build's shim has ended")
+    }
+
+    /// Deletes the exec and its directory; nobody waits for that.
+    fn forget(&self, dir: PathBuf) {
+        let name = self.clone();
+        self.scope.in_background(async move {
+            name.delete().await;
+            fifo::remove(&dir);
+        });
+    }
+
+    async fn delete(&self) {
+        let deleted = repeat(|| {
+            let message = wire::DeleteProcessRequest {
+                container_id: self.container.clone(),
+                exec_id: self.exec.clone(),
+            };
+            let (mut client, request) = (self.scope.tasks(), self.scope.request(message));
+            async move { client.delete_process(request).await }
+        });
+        if let Err(status) = deleted.await {
+            // The build may be closed by now, and everything of it gone.
+            tracing::debug!(step = self.exec, %status, "deleting an exec");
+        }
+    }
+}
+
+/// A step from its start to the end of its traces.
+struct Life {
+    name: Name,
+    result: PathBuf,
+    dir: PathBuf,
+}
+
+impl Life {
+    async fn run(self, ends: Ends, tell: watch::Sender<Option<Ended>>) {
+        let mut outputs = JoinSet::new();
+        for (from, to) in ends.outputs {
+            outputs.spawn(fifo::pump_out(from, to));
+        }
+        let stop = CancellationToken::new();
+        let feeding = ends.input.map(|(to, from)| {
+            let (name, stop) = (self.name.clone(), stop.clone());
+            tokio::spawn(async move { stop.run_until_cancelled_owned(feed(name, to, from)).await })
+        });
+        let answer = self.wait().await;
+        stop.cancel();
+        self.take_last_output(outputs).await;
+        if let Some(feeding) = feeding {
+            let _stopped = feeding.await;
+        }
+        tell.send_replace(Some(self.exit(answer)));
+        self.name.delete().await;
+        fifo::remove(&self.dir);
+    }
+
+    async fn wait(&self) -> Result<u32, Status> {
+        let Name {
+            scope,
+            container,
+            exec,
+        } = &self.name;
+        let answer = repeat(|| {
+            let message = wire::WaitRequest {
+                container_id: container.clone(),
+                exec_id: exec.clone(),
+            };
+            let (mut client, request) = (scope.tasks(), scope.request(message));
+            async move { client.wait(request).await }
+        });
+        Ok(answer.await?.exit_status)
+    }
+
+    async fn take_last_output(&self, mut outputs: JoinSet<std::io::Result<()>>) {
+        let all = async { while outputs.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_OUTPUT, all).await.is_err() {
+            tracing::warn!(step = self.name.exec, "a step's output has no end");
+        }
+    }
+
+    fn exit(&self, answer: Result<u32, Status>) -> Ended {
+        let outcome = StepOutcome::read(&self.result).unwrap_or_else(|error| {
+            tracing::warn!(step = self.name.exec, %error, "a step's result cannot be read");
+            None
+        });
+        match (outcome, answer) {
+            (
+                Some(StepOutcome {
+                    failure: Some(failure),
+                    ..
+                }),
+                _,
+            ) => Err(self.name.problem(ErrorKind::Other, failure.message)),
+            (Some(outcome), _) => Ok(Exit {
+                code: outcome.exit_code,
+                out_of_memory: outcome.oom_killed,
+                peak_memory: Some(outcome.peak_memory).filter(|bytes| *bytes > 0),
+                cpu_micros: Some(outcome.user_cpu_us + outcome.system_cpu_us),
+            }),
+            (None, Ok(code)) => Ok(Exit {
+                code,
+                ..Default::default()
+            }),
+            (None, Err(status)) => {
+                let why = match self.name.lost(&status) {
+                    Some(why) => why.to_owned(),
+                    None => status.message().to_owned(),
+                };
+                Err(self.name.problem(ErrorKind::Unavailable, why))
+            }
+        }
+    }
+}
+
+/// Feeds a step's standard input, then closes it.
+async fn feed(name: Name, to: tokio::net::unix::pipe::Sender, from: mpsc::Receiver<bytes::Bytes>) {
+    if let Err(error) = fifo::pump_in(to, from).await {
+        tracing::debug!(step = name.exec, %error, "a step does not read its input");
+    }
+    let message = wire::CloseIoRequest {
+        container_id: name.container.clone(),
+        exec_id: name.exec.clone(),
+        stdin: true,
+    };
+    let closed = name
+        .scope
+        .tasks()
+        .close_io(name.scope.request(message))
+        .await;
+    if let Err(status) = closed {
+        tracing::debug!(step = name.exec, %status, "closing a step's input");
+    }
+}

@@ -1,0 +1,252 @@
+//! Writes one blob: messages of 1 MiB, without waiting for the answer to each. An upload that is given up leaves nothing.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use shipway_backend::{BackendError, BlobSlot, BlobWriter, Blobs as _, ErrorKind, Lease};
+use shipway_model::Digest;
+use shipway_proto::content::{
+    AbortRequest, WriteAction, WriteContentRequest, WriteContentResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, Status, Streaming};
+
+use crate::connection::{once, repeat};
+use crate::error::failed;
+use crate::scope::Scope;
+
+/// Largest message: containerd takes these fastest.
+const MESSAGE: usize = 1 << 20;
+/// Messages under way; more would only fill memory.
+const UNDER_WAY: usize = 4;
+
+/// A blob that is being written.
+struct Upload {
+    scope: Scope,
+    attempt: String,
+    reference: String,
+    labels: BTreeMap<String, String>,
+    messages: mpsc::Sender<WriteContentRequest>,
+    answers: AbortOnDropHandle<Result<(), Status>>,
+    written: i64,
+    /// Set when containerd has nothing left of the upload: it is a blob now.
+    done: bool,
+}
+
+impl Scope {
+    /// Starts to write a blob, unless it is there.
+    pub(crate) async fn upload(
+        &self,
+        lease: &Lease,
+        name: &str,
+        expected: Option<(Digest, u64)>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<BlobSlot, BackendError> {
+        let attempt = match &expected {
+            Some((digest, _)) => format!("writing blob {digest}"),
+            None => format!("writing blob {name:?}"),
+        };
+        let reference = format!("shipway-{}-{name}", uuid::Uuid::new_v4().simple());
+        let (digest, total) = match &expected {
+            Some((digest, size)) => (digest.to_string(), to_wire(*size, &attempt)?),
+            None => (String::new(), 0),
+        };
+        let start = WriteContentRequest {
+            action: WriteAction::Stat.into(),
+            r#ref: reference.clone(),
+            total,
+            expected: digest,
+            ..Default::default()
+        };
+        let (messages, answers, offset) = match self.start_upload(lease, start).await {
+            Ok(started) => started,
+            Err(status) if status.code() == Code::AlreadyExists => {
+                if let Some((digest, _)) = &expected {
+                    self.label(digest, labels).await?;
+                }
+                return Ok(BlobSlot::Present);
+            }
+            Err(status) => return Err(failed(attempt, &status)),
+        };
+        let mut upload = Upload {
+            scope: self.clone(),
+            attempt,
+            reference,
+            labels,
+            messages,
+            answers,
+            written: offset,
+            done: false,
+        };
+        match expected {
+            // Another namespace has it: only its record is missing here. (An empty blob is written like any other.)
+            Some((digest, size)) if total > 0 && offset == total => {
+                upload.finish(&digest, size).await?;
+                Ok(BlobSlot::Present)
+            }
+            _ if offset != 0 => {
+                let why = format!("a new upload begins at {offset}");
+                Err(upload.error(ErrorKind::Other, why))
+            }
+            _ => Ok(BlobSlot::Write(Box::new(upload))),
+        }
+    }
+
+    async fn start_upload(
+        &self,
+        lease: &Lease,
+        start: WriteContentRequest,
+    ) -> Result<Started, Status> {
+        // containerd answers the first message before it needs another, so a try can be repeated as a whole.
+        let (messages, mut answers) = {
+            let queue = std::sync::Mutex::new(None);
+            let answers = once(|| {
+                let (messages, outgoing) = mpsc::channel(UNDER_WAY);
+                let first = messages.try_send(start.clone());
+                first.expect("a new channel has room for a message");
+                *queue.lock().expect("nobody panics with it") = Some(messages);
+                let mut client = self.content().max_encoding_message_size(2 * MESSAGE);
+                let request = self.leased(lease, ReceiverStream::new(outgoing));
+                async move { client.write(request).await }
+            })
+            .await?;
+            let queue = queue.into_inner().expect("nobody panics with it");
+            (queue.expect("a call was made"), answers)
+        };
+        let first = answers.message().await?;
+        let first = first.ok_or_else(|| Status::internal("containerd ended the upload"))?;
+        let answers = AbortOnDropHandle::new(tokio::spawn(drain(answers)));
+        Ok((messages, answers, first.offset))
+    }
+}
+
+type Started = (
+    mpsc::Sender<WriteContentRequest>,
+    AbortOnDropHandle<Result<(), Status>>,
+    i64,
+);
+
+/// Reads answers, so that they don't pile up, until the end or an error.
+async fn drain(mut answers: Streaming<WriteContentResponse>) -> Result<(), Status> {
+    while answers.message().await?.is_some() {}
+    Ok(())
+}
+
+fn to_wire(size: u64, attempt: &str) -> Result<i64, BackendError> {
+    i64::try_from(size).map_err(|error| BackendError::caused(ErrorKind::Other, attempt, error))
+}
+
+#[async_trait]
+impl BlobWriter for Upload {
+    async fn append(&mut self, mut data: Bytes) -> Result<(), BackendError> {
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(MESSAGE));
+            let length = i64::try_from(piece.len()).unwrap_or(i64::MAX);
+            let message = WriteContentRequest {
+                action: WriteAction::Write.into(),
+                offset: self.written,
+                data: piece,
+                ..Default::default()
+            };
+            if self.messages.send(message).await.is_err() {
+                return Err(self.broken().await);
+            }
+            self.written += length;
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>, digest: Digest, size: u64) -> Result<(), BackendError> {
+        let written = self.written.unsigned_abs();
+        if written != size {
+            let why = format!("{written} bytes instead of {size}");
+            return Err(self.error(ErrorKind::Corrupt, why));
+        }
+        self.finish(&digest, size).await
+    }
+}
+
+impl Upload {
+    async fn finish(&mut self, digest: &Digest, size: u64) -> Result<(), BackendError> {
+        let total = to_wire(size, &self.attempt)?;
+        let commit = WriteContentRequest {
+            action: WriteAction::Commit.into(),
+            r#ref: self.reference.clone(),
+            total,
+            expected: digest.to_string(),
+            offset: total,
+            labels: self.labels.clone(),
+            ..Default::default()
+        };
+        if self.messages.send(commit).await.is_err() {
+            return Err(self.broken().await);
+        }
+        match self.ended().await {
+            Ok(()) => self.done = true,
+            Err(status) if status.code() == Code::AlreadyExists => {
+                self.done = true;
+                let labels = std::mem::take(&mut self.labels);
+                self.scope.label(digest, labels).await?;
+            }
+            Err(status) if is_mismatch(&status) => {
+                let words = status.message().to_owned();
+                return Err(self.error(ErrorKind::Corrupt, words));
+            }
+            Err(status) => return Err(failed(&self.attempt, &status)),
+        }
+        Ok(())
+    }
+
+    async fn ended(&mut self) -> Result<(), Status> {
+        match (&mut self.answers).await {
+            Ok(ended) => ended,
+            Err(panic) => Err(Status::internal(panic.to_string())),
+        }
+    }
+
+    /// Why containerd takes no more.
+    async fn broken(&mut self) -> BackendError {
+        match self.ended().await {
+            Ok(()) => self.error(ErrorKind::Other, "containerd ended it in the middle"),
+            Err(status) => failed(&self.attempt, &status),
+        }
+    }
+
+    fn error(&self, kind: ErrorKind, why: impl Into<String>) -> BackendError {
+        BackendError::caused(kind, &self.attempt, why.into())
+    }
+}
+
+/// containerd's words for a blob that is not what was announced.
+fn is_mismatch(status: &Status) -> bool {
+    let words = status.message();
+    status.code() == Code::FailedPrecondition
+        && (words.contains("unexpected commit digest") || words.contains("unexpected commit size"))
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let (scope, reference) = (self.scope.clone(), std::mem::take(&mut self.reference));
+        self.scope.in_background(async move {
+            let aborted = repeat(|| {
+                let message = AbortRequest {
+                    r#ref: reference.clone(),
+                };
+                let (mut client, request) = (scope.content(), scope.request(message));
+                async move { client.abort(request).await }
+            });
+            match aborted.await {
+                Err(status) if status.code() != Code::NotFound => {
+                    tracing::warn!(reference, %status, "an upload stays until it expires");
+                }
+                _ => {}
+            }
+        });
+    }
+}

@@ -1,0 +1,228 @@
+//! The exchange with the daemon that makes a build: Status, Session, Solve and the bridge, all at once. Decides what
+//! outlives what, and which of several errors is the one to report.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prost::Message as _;
+use shipway_proto::control::{ListWorkersRequest, SolveRequest, StatusRequest, StatusResponse};
+use shipway_proto::gateway::{self, PingRequest, ReturnRequest};
+use shipway_proto::{pb, rpc};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Status};
+
+use super::cache::{self, Caches};
+use super::plan::Plan;
+use super::{outcome, request};
+use crate::connect::Daemon;
+use crate::error::Error;
+use crate::session::{self, Tunnel};
+
+/// How long the status stream may be silent once the build is over.
+const STATUS_SILENCE: Duration = Duration::from_secs(5);
+
+/// How long the bridge's error waits for the build's own, which says more.
+const SOLVE_GRACE: Duration = Duration::from_secs(5);
+
+const PING_LIMIT: Duration = Duration::from_secs(15);
+
+/// What a build is made of.
+pub(crate) struct Build<'a> {
+    /// Who builds.
+    pub(crate) daemon: &'a Daemon,
+    /// What to build.
+    pub(crate) plan: &'a Plan,
+    /// The graph, where no frontend makes one.
+    pub(crate) definition: Option<pb::Definition>,
+    /// The build's own name.
+    pub(crate) reference: &'a str,
+    /// Where progress goes.
+    pub(crate) progress: mpsc::Sender<StatusResponse>,
+    /// Fires when the user has had enough.
+    pub(crate) interrupted: CancellationToken,
+}
+
+/// What a build ended with.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// What the exporters reported.
+    pub(crate) exporters: BTreeMap<String, String>,
+    /// What the frontend said about its result.
+    pub(crate) metadata: BTreeMap<String, prost::bytes::Bytes>,
+}
+
+/// Builds. Progress ends when the future does.
+pub(crate) async fn run(build: Build<'_>, warn: &mut dyn FnMut(String)) -> Result<Outcome, Error> {
+    let mut control = build.daemon.control();
+    let workers = control.list_workers(ListWorkersRequest::default());
+    workers.await.map_err(Error::call("listing workers"))?;
+
+    let caches = cache::prepare(build.plan, warn)?;
+    let session_id = uuid::Uuid::new_v4().simple().to_string();
+    let offer = session::offer(build.plan, caches.stores.clone());
+    let tunnel = Tunnel::open(build.daemon.control(), &session_id, &offer.methods);
+    let attrs = request::frontend_attrs(build.plan, &caches.imports);
+    let request = request::solve(
+        build.plan,
+        build.reference,
+        &session_id,
+        caches.options.clone(),
+        attrs.clone(),
+    );
+
+    let (over, build_over) = watch::channel(false);
+    let session = async {
+        let mut ending = build_over.clone();
+        tokio::select! {
+            // An early end shows in the build's own error.
+            _ended = tunnel.serve(offer.routes) => {}
+            _told = ending.wait_for(|over| *over) => {}
+        }
+    };
+    let solving = async {
+        let answered = solve(&build, request, attrs, &caches).await;
+        over.send_replace(true);
+        answered
+    };
+    let (outcome, (), status) = tokio::join!(solving, session, follow(&build, build_over.clone()));
+    let outcome = outcome?;
+    status?;
+    outcome::update_indexes(&caches, &outcome.exporters)?;
+    Ok(outcome)
+}
+
+/// The build itself beside the bridge that drives it.
+async fn solve(
+    build: &Build<'_>,
+    request: SolveRequest,
+    attrs: BTreeMap<String, String>,
+    caches: &Caches,
+) -> Result<Outcome, Error> {
+    let mut control = build.daemon.control();
+    let solve = control.solve(request);
+    let driven = drive(build, attrs, caches);
+    tokio::pin!(solve, driven);
+    let mut metadata = None;
+    let solved = loop {
+        tokio::select! {
+            () = build.interrupted.cancelled() => return Err(Error::Canceled),
+            solved = &mut solve => break solved,
+            result = &mut driven, if metadata.is_none() => match result {
+                Ok(found) => metadata = Some(found),
+                // Solve fails too, and its error knows more about why.
+                Err(error) => match tokio::time::timeout(SOLVE_GRACE, &mut solve).await {
+                    Ok(Err(status)) => break Err(status),
+                    _ => return Err(error),
+                },
+            },
+        }
+    };
+    let response = solved.map_err(Error::call("failed to solve"))?.into_inner();
+    Ok(Outcome {
+        exporters: response.exporter_response,
+        metadata: metadata.unwrap_or_default(),
+    })
+}
+
+/// A bridge call that names its build.
+fn named<T>(build: &Build<'_>, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Ok(id) = MetadataValue::try_from(build.reference) {
+        request
+            .metadata_mut()
+            .insert("buildkit-controlapi-buildid", id);
+    }
+    request
+}
+
+/// Asks for the result and returns it, or the error, to the daemon.
+async fn drive(
+    build: &Build<'_>,
+    attrs: BTreeMap<String, String>,
+    caches: &Caches,
+) -> Result<BTreeMap<String, prost::bytes::Bytes>, Error> {
+    let mut bridge = build.daemon.bridge();
+    let mut ping = named(build, PingRequest {});
+    ping.set_timeout(PING_LIMIT);
+    let pong = bridge
+        .ping(ping)
+        .await
+        .map_err(Error::call("failed to ping the build"))?;
+    let can_return = |cap: &shipway_proto::apicaps::ApiCap| cap.id == "return" && cap.enabled;
+    if !pong.get_ref().frontend_api_caps.iter().any(can_return) {
+        return Err(Error::Answer(
+            "the daemon is too old: it can't take a returned result".to_owned(),
+        ));
+    }
+    let request =
+        request::bridge_solve(build.plan, build.definition.clone(), &caches.imports, attrs);
+    match bridge.solve(named(build, request)).await {
+        Ok(response) => {
+            let mut result = response.into_inner().result.unwrap_or_default();
+            if result.result.is_none() {
+                result.result = Some(gateway::result::Result::Ref(gateway::Ref::default()));
+            }
+            let metadata = result.metadata.clone();
+            let message = ReturnRequest {
+                result: Some(result),
+                error: None,
+            };
+            let returned = bridge.r#return(named(build, message)).await;
+            returned.map_err(Error::call("failed to return the result"))?;
+            Ok(metadata)
+        }
+        Err(status) => {
+            let message = ReturnRequest {
+                result: None,
+                error: Some(as_message(&status)),
+            };
+            // The build fails whether or not this arrives; its own error is the one to show.
+            let _returned = bridge.r#return(named(build, message)).await;
+            Err(Error::call("failed to solve")(status))
+        }
+    }
+}
+
+/// A status as a message, with its details untouched.
+fn as_message(status: &Status) -> rpc::Status {
+    let details = rpc::Status::decode(status.details()).map(|full| full.details);
+    rpc::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: details.unwrap_or_default(),
+    }
+}
+
+/// Hands progress on until the daemon ends it, or is silent for too long after the build.
+async fn follow(build: &Build<'_>, mut over: watch::Receiver<bool>) -> Result<(), Error> {
+    let mut control = build.daemon.control();
+    let request = StatusRequest {
+        r#ref: build.reference.to_owned(),
+    };
+    let open = control.status(request);
+    let mut stream = tokio::select! {
+        opened = open => opened.map_err(Error::call("failed to get status"))?.into_inner(),
+        () = silence(&mut over) => return Ok(()),
+    };
+    loop {
+        let message = tokio::select! {
+            message = stream.message() => message.map_err(Error::call("failed to receive status"))?,
+            () = silence(&mut over) => return Ok(()),
+        };
+        let Some(message) = message else {
+            return Ok(());
+        };
+        if build.progress.send(message).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for the build to be over, and then for as long as the stream may be silent.
+async fn silence(over: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the build.
+    let _told = over.wait_for(|over| *over).await;
+    tokio::time::sleep(STATUS_SILENCE).await;
+}

@@ -1,0 +1,145 @@
+//! The byte stream inside `Control.Session`, and the HTTP/2 server on it. Knows no service.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use shipway_proto::control::BytesMessage;
+use shipway_proto::control::control_client::ControlClient;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::PollSender;
+use tonic::metadata::{AsciiMetadataKey, MetadataValue};
+use tonic::service::Routes;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+/// Largest piece of the byte stream put into one message.
+const PIECE: usize = 256 << 10;
+
+/// Window of each stream inside the tunnel, as BuildKit's own client has it.
+const WINDOW: u32 = 1 << 20;
+
+type Opening = Pin<Box<dyn Future<Output = Result<Streaming<BytesMessage>, Status>> + Send>>;
+
+enum Inbound {
+    /// The daemon has not answered yet. What is sent goes out all the same.
+    Opening(Opening),
+    Open(Box<Streaming<BytesMessage>>),
+}
+
+/// The session's byte stream.
+pub(crate) struct Tunnel {
+    inbound: Inbound,
+    unread: Bytes,
+    outbound: PollSender<BytesMessage>,
+}
+
+impl Tunnel {
+    /// Opens a session named `id` that announces `methods`.
+    pub(crate) fn open(
+        mut control: ControlClient<Channel>,
+        id: &str,
+        methods: &[&'static str],
+    ) -> Self {
+        let (sender, receiver) = mpsc::channel(4);
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        let metadata = request.metadata_mut();
+        if let Ok(id) = MetadataValue::try_from(id) {
+            metadata.insert("x-docker-expose-session-uuid", id);
+        }
+        metadata.insert(
+            "x-docker-expose-session-sharedkey",
+            MetadataValue::from_static(""),
+        );
+        let method_key = AsciiMetadataKey::from_static("x-docker-expose-session-grpc-method");
+        for method in methods {
+            metadata.append(method_key.clone(), MetadataValue::from_static(method));
+        }
+        let opening = async move { Ok(control.session(request).await?.into_inner()) };
+        Self {
+            inbound: Inbound::Opening(Box::pin(opening)),
+            unread: Bytes::new(),
+            outbound: PollSender::new(sender),
+        }
+    }
+
+    /// Answers the daemon until it ends the session. Dropping the future ends it from this side.
+    pub(crate) async fn serve(self, routes: Routes) -> Result<(), hyper::Error> {
+        let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        server
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_frame_size(1 << 20)
+            .max_concurrent_streams(250)
+            .max_header_list_size(1 << 20)
+            .max_send_buf_size(1 << 20);
+        server
+            .serve_connection(TokioIo::new(self), TowerToHyperService::new(routes))
+            .await
+    }
+}
+
+fn broken(status: &Status) -> io::Error {
+    io::Error::other(format!("session stream: {}", status.message()))
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while this.unread.is_empty() {
+            match &mut this.inbound {
+                Inbound::Opening(opening) => {
+                    let stream = ready!(opening.as_mut().poll(cx)).map_err(|s| broken(&s))?;
+                    this.inbound = Inbound::Open(Box::new(stream));
+                }
+                Inbound::Open(stream) => {
+                    let next = ready!(futures::Stream::poll_next(Pin::new(&mut **stream), cx));
+                    let Some(message) = next.transpose().map_err(|s| broken(&s))? else {
+                        return Poll::Ready(Ok(()));
+                    };
+                    this.unread = message.data;
+                }
+            }
+        }
+        let n = this.unread.len().min(buf.remaining());
+        buf.put_slice(&this.unread[..n]);
+        this.unread.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        ready!(self.outbound.poll_reserve(cx)).map_err(closed)?;
+        let piece = &buf[..buf.len().min(PIECE)];
+        let message = BytesMessage {
+            data: Bytes::copy_from_slice(piece),
+        };
+        self.outbound.send_item(message).map_err(closed)?;
+        Poll::Ready(Ok(piece.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outbound.close();
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,88 @@
+//! What happens in the child that an ordinary exec makes: it enters a running step, or stays where the launcher is. It
+//! never makes a mount.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::rc::Rc;
+
+use nix::sched::{CloneFlags, setns};
+use oci_spec::runtime::Process;
+use std::fs;
+
+use super::error::{Attempt as _, StartError};
+use super::identity::{Identity, home_of};
+use super::program::{Program, Streams};
+use super::seccomp::Filter;
+use super::wire::{self, Order, SetUp};
+use crate::sys::{Cloned, Namespaces, SingleThreaded, clone};
+
+/// The step that a visitor enters.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// Its process.
+    pub(crate) pidfd: OwnedFd,
+    /// Its seccomp filter, which binds the visitor too.
+    pub(crate) filter: Option<Rc<Filter>>,
+}
+
+/// Everything that a visitor's child takes over from the launcher.
+#[derive(Debug)]
+pub(crate) struct VisitorChild<'a> {
+    pub(crate) proof: SingleThreaded,
+    pub(crate) process: &'a Process,
+    pub(crate) host: Option<Host>,
+    pub(crate) streams: Streams,
+    pub(crate) null: &'a OwnedFd,
+    pub(crate) set_up: &'a OwnedFd,
+    pub(crate) order: &'a Order,
+}
+
+impl VisitorChild<'_> {
+    /// Becomes the visitor. Returns only to say why that was not possible; a middle process ends in here.
+    pub(crate) fn run(self) -> StartError {
+        match self.enter() {
+            Err(error) => error,
+            Ok(filter) => {
+                let user = self.process.user();
+                let additional = user.additional_gids().as_deref().unwrap_or_default();
+                let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+                Program {
+                    process: self.process,
+                    identity: Identity::numeric(user.uid(), user.gid(), additional),
+                    home: home_of(user.uid(), &passwd).to_owned(),
+                    streams: self.streams,
+                    null: self.null,
+                    filter,
+                    set_up: self.set_up,
+                    size: self.order.size,
+                    console: false,
+                }
+                .become_it()
+            }
+        }
+    }
+
+    /// A process can't move itself into a PID namespace, only its children: so the visitor proper is another child of the
+    /// launcher.
+    fn enter(&self) -> Result<Option<Rc<Filter>>, StartError> {
+        let Some(host) = &self.host else {
+            return Ok(None);
+        };
+        let all = CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWCGROUP;
+        setns(&host.pidfd, all).attempt(|| "entering the running step".to_owned())?;
+        match clone(self.proof, Namespaces::SIBLING, None)
+            .attempt(|| "making the visiting process".to_owned())?
+        {
+            Cloned::Child => Ok(host.filter.clone()),
+            Cloned::Parent { pid, pidfd } => {
+                wire::send(self.set_up, &SetUp::Replaced { pid }, &[pidfd.as_fd()])
+                    .attempt(|| "announcing the visiting process".to_owned())?;
+                std::process::exit(0)
+            }
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The shim as containerd sees it: started by it, serving one container, cleaning up after itself or after one that was
+//! killed. It never forks in this process, which has threads.
+
+mod build;
+mod console;
+mod container;
+mod events;
+pub(crate) mod helper;
+pub(crate) mod logger;
+mod metrics;
+mod oom;
+mod ordinary;
+mod reaper;
+mod rpc;
+mod stdio;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use containerd_shim::api::{CreateTaskRequest, DeleteResponse, Options};
+use containerd_shim::protos::events::task::TaskCreate;
+use containerd_shim::protos::protobuf::Message as _;
+use containerd_shim::publisher::RemotePublisher;
+use containerd_shim::{Config, Error, ExitSignal, Flags, Shim, StartOpts, TtrpcResult, spawn};
+use oci_spec::runtime::Spec;
+use shipway_step::{RUNTIME, is_build};
+use tracing::{error, warn};
+use ttrpc::Code;
+
+use self::build::Build;
+use self::container::{Container, task_io, timestamp};
+use self::events::Events;
+use self::helper::{Operation, Request, RootMount, own_program};
+use self::logger::Subject;
+use self::ordinary::Ordinary;
+use self::reaper::Reaper;
+use self::rpc::{bundle_of, failed, status};
+use self::stdio::Stdio;
+use crate::cgroup::{Group, Hierarchies};
+use crate::launcher::build_cgroup;
+use crate::sys::send_signal;
+use crate::task::Key;
+
+/// How long the shim's end waits for its last events.
+const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// The file in a bundle that names the first process, for whoever cleans up.
+const PID_FILE: &str = "init.pid";
+
+/// Runs the shim.
+pub(crate) fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| error!("{panic}")));
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(_) => return ExitCode::FAILURE,
+    };
+    let config = Config {
+        no_reaper: true,
+        ..Default::default()
+    };
+    runtime.block_on(containerd_shim::run::<Service>(RUNTIME, Some(config)));
+    // Streams that are still waited for must not keep the process.
+    runtime.shutdown_background();
+    ExitCode::SUCCESS
+}
+
+/// What runs a container's processes.
+#[derive(Debug)]
+enum Engine {
+    Build(Arc<Build>),
+    Ordinary(Ordinary),
+}
+
+/// The container, with what runs it.
+#[derive(Debug)]
+struct Running {
+    container: Arc<Container>,
+    engine: Engine,
+    spec: Spec,
+}
+
+/// The shim. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Service {
+    subject: Subject,
+    bundle: PathBuf,
+    exit: Arc<ExitSignal>,
+    reaper: Reaper,
+    events: Arc<Mutex<Option<Events>>>,
+    running: Arc<Mutex<Option<Arc<Running>>>>,
+}
+
+#[async_trait]
+impl Shim for Service {
+    type T = Service;
+
+    async fn new(_runtime_id: &str, args: &Flags, _config: &mut Config) -> Self {
+        let bundle = if args.bundle.is_empty() {
+            std::env::current_dir().unwrap_or_default()
+        } else {
+            args.bundle.clone().into()
+        };
+        Self {
+            subject: Subject {
+                id: args.id.clone(),
+                namespace: args.namespace.clone(),
+            },
+            bundle,
+            exit: Arc::default(),
+            reaper: Reaper::default(),
+            events: Arc::default(),
+            running: Arc::default(),
+        }
+    }
+
+    async fn start_shim(&mut self, opts: StartOpts) -> Result<String, Error> {
+        let grouping = opts.id.clone();
+        spawn(opts, &grouping, Vec::new()).await
+    }
+
+    async fn delete_shim(&mut self) -> Result<DeleteResponse, Error> {
+        let (bundle, id) = (self.bundle.clone(), self.subject.id.clone());
+        let pid =
+            clean_up_after_shim(&bundle, &id).map_err(|error| Error::Other(error.to_string()))?;
+        Ok(DeleteResponse {
+            pid,
+            exit_status: 128 + 9,
+            exited_at: timestamp(SystemTime::now()),
+            ..Default::default()
+        })
+    }
+
+    async fn wait(&mut self) {
+        self.exit.wait().await;
+        let events = self.told_by().clone();
+        if let Some(events) = events {
+            events.flush(LAST_EVENTS).await;
+        }
+    }
+
+    async fn create_task_service(&self, publisher: RemotePublisher) -> Self {
+        let (events, forwarder) = Events::new(&publisher.address);
+        tokio::spawn(forwarder.run());
+        *self.told_by() = Some(events);
+        let reaper = self.reaper.clone();
+        tokio::spawn(async move {
+            if let Err(error) = reaper.run().await {
+                error!("reaping: {error}");
+            }
+        });
+        self.clone()
+    }
+}
+
+impl Service {
+    async fn create_task(&self, request: CreateTaskRequest) -> TtrpcResult<u32> {
+        if self.running().is_ok() {
+            return Err(status(
+                Code::ALREADY_EXISTS,
+                &format!("task {} already exists", request.id),
+            ));
+        }
+        let bundle = bundle_of(&request).to_owned();
+        let spec = Spec::load(bundle.join("config.json"))
+            .map_err(|error| failed(&format!("reading the container's specification: {error}")))?;
+        let stdio = Stdio {
+            terminal: request.terminal,
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+        };
+        let events = self
+            .told_by()
+            .clone()
+            .ok_or_else(|| failed("the shim does not serve yet"))?;
+        let new = |pid| {
+            Arc::new(Container::new(
+                &self.subject,
+                bundle.clone(),
+                pid,
+                stdio.clone(),
+                events,
+            ))
+        };
+        let running = if is_build(&spec) {
+            let build = Build::launch(&bundle)
+                .await
+                .map_err(|error| failed(&format!("starting the launcher: {error}")))?;
+            let container = new(build.pid.unsigned_abs());
+            let build = Arc::new(build);
+            tokio::spawn(Arc::clone(&build).follow(Arc::clone(&container), self.reaper.clone()));
+            Running {
+                container,
+                engine: Engine::Build(build),
+                spec,
+            }
+        } else {
+            let ordinary =
+                Ordinary::new(self.subject.id.clone(), bundle.clone(), self.reaper.clone());
+            let systemd = options_of(&request).systemd_cgroup;
+            let created = ordinary
+                .create(&self.subject, &stdio, root_mounts(&request), systemd)
+                .await;
+            let created = created.map_err(|message| failed(&message))?;
+            let container = new(created.pid);
+            container.keep_input(&Key::Init, created.opened.input_keeper);
+            if let Some(terminal) = created.terminal {
+                container.attach(&Key::Init, terminal);
+            }
+            ordinary.follow(&container, &Key::Init, created.pid);
+            Running {
+                container,
+                engine: Engine::Ordinary(ordinary),
+                spec,
+            }
+        };
+        let pid = running.container.init_pid();
+        if let Err(error) = std::fs::write(bundle.join(PID_FILE), pid.to_string()) {
+            warn!("writing the pid file: {error}");
+        }
+        running.container.tell(&TaskCreate {
+            container_id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.clone(),
+            io: task_io(&stdio),
+            checkpoint: request.checkpoint.clone(),
+            pid,
+            ..Default::default()
+        });
+        *self.slot() = Some(Arc::new(running));
+        Ok(pid)
+    }
+
+    fn running(&self) -> TtrpcResult<Arc<Running>> {
+        self.slot().clone().ok_or_else(|| {
+            status(
+                Code::NOT_FOUND,
+                &format!("task {} not found", self.subject.id),
+            )
+        })
+    }
+
+    fn forget(&self) {
+        *self.slot() = None;
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told_by(&self) -> MutexGuard<'_, Option<Events>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    /// The control group with all processes.
+    fn group(&self) -> io::Result<Group> {
+        let hierarchies = Hierarchies::find()?;
+        match &self.engine {
+            Engine::Build(_) => Ok(Group::at(
+                &hierarchies,
+                &build_cgroup(&self.spec, &self.container.bundle),
+            )),
+            Engine::Ordinary(_) => Group::of_process(&hierarchies, self.container.init_pid()),
+        }
+    }
+
+    /// The control group with the limits and figures.
+    fn limited_group(&self) -> io::Result<Group> {
+        self.group()
+    }
+
+    /// Publishes the kernel's OOM kills of an ordinary container. (The launcher tells those of steps.)
+    fn watch_memory(&self) {
+        let container = Arc::clone(&self.container);
+        match self.group() {
+            Err(error) => warn!("finding the control group: {error}"),
+            Ok(group) => {
+                tokio::spawn(async move {
+                    if let Err(error) = oom::watch(container, group).await {
+                        warn!("watching for lack of memory: {error}");
+                    }
+                });
+            }
+        }
+    }
+
+    /// Removes what the container leaves on the machine.
+    async fn clean_up(&self) -> TtrpcResult<()> {
+        match &self.engine {
+            Engine::Ordinary(ordinary) => {
+                ordinary.delete().await.map_err(|message| failed(&message))
+            }
+            Engine::Build(_) => {
+                let group = self.group().map_err(|error| failed(&error.to_string()))?;
+                let destroyed = tokio::task::spawn_blocking(move || group.destroy()).await;
+                let destroyed = destroyed.map_err(|error| failed(&error.to_string()))?;
+                destroyed.map_err(|error| {
+                    failed(&format!("removing the build's control group: {error}"))
+                })
+            }
+        }
+    }
+}
+
+fn options_of(request: &CreateTaskRequest) -> Options {
+    let any = request.options.clone().into_option().unwrap_or_default();
+    if any.type_url != "containerd.runc.v1.Options" {
+        return Options::default();
+    }
+    Options::parse_from_bytes(&any.value).unwrap_or_default()
+}
+
+fn root_mounts(request: &CreateTaskRequest) -> Vec<RootMount> {
+    let mounts = request.rootfs.iter().map(|mount| RootMount {
+        kind: mount.type_.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        options: mount.options.clone(),
+    });
+    mounts.collect()
+}
+
+/// What containerd asks for when it has lost a shim: nothing of the container may stay. Gives the first process's pid.
+fn clean_up_after_shim(bundle: &Path, id: &str) -> io::Result<u32> {
+    let pid = std::fs::read_to_string(bundle.join(PID_FILE))
+        .ok()
+        .and_then(|pid| pid.trim().parse::<u32>().ok());
+    let spec = match Spec::load(bundle.join("config.json")) {
+        Ok(spec) => spec,
+        Err(_) => return Ok(pid.unwrap_or(0)),
+    };
+    if is_build(&spec) {
+        if let Some(pid) = pid.filter(|pid| is_launcher(*pid, bundle)) {
+            drop(send_signal(pid.cast_signed(), libc::SIGKILL));
+        }
+        let group = Group::at(&Hierarchies::find()?, &build_cgroup(&spec, bundle));
+        group.destroy()?;
+    } else {
+        let request = Request {
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            operation: Operation::Delete,
+        };
+        own_program()
+            .arg("container")
+            .arg(serde_json::to_string(&request)?)
+            .arg(bundle.join("answer-delete.json"))
+            .stdout(std::process::Stdio::null())
+            .status()?;
+    }
+    helper::unmount_all(bundle);
+    Ok(pid.unwrap_or(0))
+}
+
+/// Whether a pid is still that of the bundle's launcher, and not of somebody who got its number.
+fn is_launcher(pid: u32, bundle: &Path) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut args = line.split(|byte| *byte == 0);
+    args.nth(1) == Some(b"launcher".as_slice())
+        && args
+            .next()
+            .is_some_and(|path| path == bundle.as_os_str().as_encoded_bytes())
+}

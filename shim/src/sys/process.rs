@@ -1,0 +1,68 @@
+//! Gives a process what a program expects at its start: signals, a keyring, a loopback device. It never starts one.
+#![expect(
+    unsafe_code,
+    reason = "sigaction, keyctl and ioctl have no safe wrappers"
+)]
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+/// Sets every signal to its default action and unblocks all. Rust's runtime ignores SIGPIPE, which exec would pass on.
+pub(crate) fn reset_signals() -> nix::Result<()> {
+    for number in Signal::iterator() {
+        if !matches!(number, Signal::SIGKILL | Signal::SIGSTOP) {
+            // SAFETY: the default action runs no code of ours.
+            unsafe { signal(number, SigHandler::SigDfl) }?;
+        }
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Leaves the inherited session keyring for a new one. A kernel without keyrings has none to share.
+pub(crate) fn join_new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring; nothing is read or written.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0, 0, 0, 0) };
+    match io::Error::last_os_error() {
+        error if result < 0 && error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Brings the loopback device of the current network namespace up.
+pub(crate) fn bring_loopback_up() -> io::Result<()> {
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: `ifreq` is plain bytes, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l'.cast_signed() as libc::c_char;
+    request.ifr_name[1] = b'o'.cast_signed() as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is valid, and SIOCSIFFLAGS only reads it.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Sends a signal, real-time ones too.
+pub(crate) fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
+    if pid <= 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: kill touches no memory of this process.
+    if unsafe { libc::kill(pid, signal) } < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,6 @@
+//! The engine over graphs of integers: caching, sharing and a model.
+
+mod caching;
+mod common;
+mod model;
+mod sharing;

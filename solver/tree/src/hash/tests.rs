@@ -1,0 +1,160 @@
+//! Checksums against digests that BuildKit's own package computed.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Content, Indexed, LayerIndex, Selector, deduplicate};
+use crate::layer::Layer;
+
+fn write(path: &Path, data: &str) {
+    fs::write(path, data).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+fn dir(path: &Path) {
+    fs::create_dir_all(path).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn content(path: &Path) -> Content {
+    let layer = Arc::new(Layer::open(path).unwrap());
+    Content::new(vec![Indexed::scan(&layer).unwrap()])
+}
+
+fn select(path: &str) -> Selector {
+    Selector {
+        path: path.into(),
+        ..Selector::default()
+    }
+}
+
+#[test]
+fn a_directory_hashes_as_in_buildkit() {
+    let temp = tempfile::tempdir_in(".").unwrap();
+    let root = temp.path().join("d");
+    dir(&root);
+    write(&root.join("abc"), "data0");
+    symlink("abc", root.join("def")).unwrap();
+    symlink("nosuchfile", root.join("ghi")).unwrap();
+    let digest = content(temp.path()).checksum(&select("/d")).unwrap();
+    let expected = "sha256:d47454417d2c554067fbefe5f5719edc49f3cfe969c36b62e34a187a4da0cc9a";
+    assert_eq!(digest.to_string(), expected);
+}
+
+#[test]
+fn links_on_the_way_are_followed_and_the_last_one_only_on_request() {
+    let temp = tempfile::tempdir_in(".").unwrap();
+    dir(&temp.path().join("real/sub"));
+    write(&temp.path().join("real/sub/f"), "x");
+    symlink("/real", temp.path().join("link")).unwrap();
+    symlink("../../../real/sub", temp.path().join("up")).unwrap();
+    let content = content(temp.path());
+    let follow = |path: &str| Selector {
+        follow_links: true,
+        ..select(path)
+    };
+    let direct = content.checksum(&select("/real/sub")).unwrap();
+    assert_eq!(content.checksum(&select("/link/sub")).unwrap(), direct);
+    assert_eq!(content.checksum(&follow("/up")).unwrap(), direct);
+    assert_ne!(content.checksum(&select("/up")).unwrap(), direct);
+    let missing = content.checksum(&select("/nope")).unwrap_err();
+    assert_eq!(missing.to_string(), "\"/nope\": not found");
+}
+
+#[test]
+fn a_stack_hashes_as_its_merged_tree() {
+    let temp = tempfile::tempdir_in(".").unwrap();
+    let [lower, upper, merged] = ["l", "u", "m"].map(|name| temp.path().join(name));
+    for root in [&lower, &upper, &merged] {
+        dir(root);
+    }
+    for root in [&lower, &merged] {
+        dir(&root.join("a"));
+        write(&root.join("a/keep"), "1");
+    }
+    write(&lower.join("a/gone"), "2");
+    dir(&lower.join("hidden"));
+    write(&lower.join("hidden/old"), "3");
+    for root in [&upper, &merged] {
+        dir(&root.join("a"));
+        write(&root.join("a/new"), "4");
+        dir(&root.join("hidden"));
+        write(&root.join("hidden/now"), "5");
+    }
+    whiteout(&upper.join("a/gone"));
+    opaque(&upper.join("hidden"));
+    let layers = [&lower, &upper].map(|path| Arc::new(Layer::open(path).unwrap()));
+    let stack = Content::new(
+        layers
+            .iter()
+            .map(|layer| Indexed::scan(layer).unwrap())
+            .collect(),
+    );
+    let flat = content(&merged);
+    for path in ["/", "/a", "/hidden", "/a/new"] {
+        let digest = stack.checksum(&select(path)).unwrap();
+        assert_eq!(digest, flat.checksum(&select(path)).unwrap(), "{path}");
+    }
+    assert!(stack.checksum(&select("/a/gone")).is_err());
+}
+
+fn whiteout(path: &Path) {
+    let mode = rustix::fs::Mode::empty();
+    let kind = rustix::fs::FileType::CharacterDevice;
+    rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+}
+
+fn opaque(path: &Path) {
+    rustix::fs::setxattr(
+        path,
+        crate::layer::OPAQUE,
+        b"y",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+}
+
+#[test]
+fn an_index_survives_as_bytes_with_the_digests_taken() {
+    let temp = tempfile::tempdir_in(".").unwrap();
+    dir(&temp.path().join("a"));
+    write(&temp.path().join("a/f"), "data");
+    symlink("f", temp.path().join("a/l")).unwrap();
+    let before = content(temp.path());
+    let digest = before.checksum(&select("/")).unwrap();
+    let layer = Arc::new(Layer::open(temp.path()).unwrap());
+    let index = Indexed::scan(&layer).unwrap().index;
+    index.complete(&layer, &[0, 1, 2, 3]).unwrap();
+    let bytes = index.to_bytes();
+    fs::remove_dir_all(temp.path().join("a")).unwrap();
+    let index = Arc::new(LayerIndex::from_bytes(&bytes).unwrap());
+    let after = Content::new(vec![Indexed { layer, index }]);
+    assert_eq!(after.checksum(&select("/")).unwrap(), digest);
+    for cut in 0..bytes.len() {
+        assert!(
+            LayerIndex::from_bytes(&bytes[..cut]).is_err(),
+            "cut at {cut}"
+        );
+    }
+}
+
+#[test]
+fn selectors_inside_others_are_dropped() {
+    let kept = deduplicate(&[select("/foo/a"), select("/foobar"), select("/foo")]);
+    let paths: Vec<_> = kept.iter().map(|selector| selector.path.as_str()).collect();
+    assert_eq!(paths, ["/foo", "/foobar"]);
+    let all = deduplicate(&[select("/"), select("/foo")]);
+    assert_eq!(all, [select("/")]);
+}
+
+#[test]
+fn nothing_is_the_digest_of_nothing() {
+    let empty = Content::default();
+    assert_eq!(
+        empty.checksum(&select("/")).unwrap(),
+        shipway_model::Digest::of(b"")
+    );
+    assert!(empty.checksum(&select("/x")).is_err());
+}
