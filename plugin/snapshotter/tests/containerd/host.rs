@@ -17,11 +17,30 @@ use shipway_snapshotter::{LayerStore, serve};
 use tempfile::TempDir;
 use tokio::{net::UnixListener, task::JoinSet};
 
-/// Directory with `containerd`, `ctr` and the shim to test with; otherwise those in `PATH`.
-const TOOLS: &str = "SHIPWAY_TEST_CONTAINERD";
+/// Names a directory with another `containerd`, `ctr` and shim than those in `PATH`.
+const TOOLS: &str = "SHIPWAY_TOOLS";
+
+/// One of the containerds to test with.
+#[derive(Debug, Clone)]
+pub(crate) struct Version {
+    /// Where its programs are; `PATH` if nowhere else.
+    tools: Option<PathBuf>,
+}
+
+/// The machine's containerd, and that of the tools if they are there.
+pub(crate) fn versions() -> Vec<Version> {
+    let tools = env::var_os(TOOLS)
+        .map(PathBuf::from)
+        .filter(|dir| dir.join("containerd").exists());
+    let tools = tools.map(|dir| Version { tools: Some(dir) });
+    std::iter::once(Version { tools: None })
+        .chain(tools)
+        .collect()
+}
 
 /// The running pair. Dropping it ends containerd, then the snapshotter.
 pub(crate) struct Host {
+    version: Version,
     pub(crate) store: LayerStore,
     pub(crate) dir: TempDir,
     containerd: Child,
@@ -30,7 +49,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) async fn start() -> Self {
+    pub(crate) async fn start(version: Version) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = LayerStore::open(dir.path().join("store")).unwrap();
         let listener = UnixListener::bind(dir.path().join("snapshots.sock")).unwrap();
@@ -40,7 +59,8 @@ impl Host {
         let config = dir.path().join("config.toml");
         fs::write(&config, configuration(dir.path())).unwrap();
         let log = fs::File::create(dir.path().join("containerd.log")).unwrap();
-        let containerd = tool("containerd")
+        let containerd = version
+            .tool("containerd")
             .arg("--config")
             .arg(&config)
             .stdout(Stdio::null())
@@ -48,6 +68,7 @@ impl Host {
             .spawn()
             .unwrap();
         let host = Self {
+            version,
             store,
             dir,
             containerd,
@@ -83,7 +104,7 @@ impl Host {
 
     /// Runs `ctr` in a namespace; its output, which must be a success.
     pub(crate) async fn ctr(&self, namespace: &str, arguments: &[&str]) -> String {
-        let mut command = tool("ctr");
+        let mut command = self.version.tool("ctr");
         command
             .arg("--address")
             .arg(self.socket())
@@ -114,12 +135,6 @@ impl Host {
         self.ctr(namespace, &["leases", "delete", "--sync", "collect"])
             .await;
     }
-
-    pub(crate) async fn is_version_1(&self) -> bool {
-        self.ctr("default", &["version"])
-            .await
-            .contains("Version:  1.")
-    }
 }
 
 impl Drop for Host {
@@ -129,17 +144,18 @@ impl Drop for Host {
     }
 }
 
-fn tool(name: &str) -> Command {
-    let Some(tools) = env::var_os(TOOLS) else {
-        return Command::new(name);
-    };
-    let mut command = Command::new(Path::new(&tools).join(name));
-    // The shim is looked up in PATH and must be of the same version.
-    let path = [Path::new(&tools).to_path_buf()];
-    let rest = env::var_os("PATH").unwrap();
-    let path = env::join_paths(path.into_iter().chain(env::split_paths(&rest))).unwrap();
-    command.env("PATH", path);
-    command
+impl Version {
+    fn tool(&self, name: &str) -> Command {
+        let Some(tools) = &self.tools else {
+            return Command::new(name);
+        };
+        let mut command = Command::new(tools.join(name));
+        // The shim is looked up in PATH and must be of the same version.
+        let path = env::var_os("PATH").unwrap();
+        let path = std::iter::once(tools.clone()).chain(env::split_paths(&path));
+        command.env("PATH", env::join_paths(path).unwrap());
+        command
+    }
 }
 
 fn configuration(dir: &Path) -> String {
@@ -153,6 +169,9 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
   address = "{dir}/containerd.sock"
 [ttrpc]
   address = "{dir}/containerd.sock.ttrpc"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux/amd64"
+  snapshotter = "shipway"
 [proxy_plugins.shipway]
   type = "snapshot"
   address = "{dir}/snapshots.sock"

@@ -15,7 +15,7 @@ use containerd_client::{
     tonic::{Code, Request, Status, transport::Channel},
     with_namespace,
 };
-use host::{File, Host, image};
+use host::{File, Host, image, versions};
 use shipway_snapshotter::{CommitInfo, LayerId, LayerStore, REFERENCE_LABEL};
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -144,7 +144,12 @@ fn path(store: &LayerStore, id: LayerId) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn built_layers_land_in_two_namespaces_and_live_until_the_last_lets_go() {
-    let host = Host::start().await;
+    for version in versions() {
+        two_namespaces(&Host::start(version).await).await;
+    }
+}
+
+async fn two_namespaces(host: &Host) {
     let store = &host.store;
     let mut snapshots = Snapshots(host.client().await.snapshots());
     let base = build_step(store, "base", b"base");
@@ -200,7 +205,12 @@ async fn built_layers_land_in_two_namespaces_and_live_until_the_last_lets_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_imported_image_of_two_hundred_layers_runs() {
-    let host = Host::start().await;
+    for version in versions() {
+        two_hundred_layers(&Host::start(version).await).await;
+    }
+}
+
+async fn two_hundred_layers(host: &Host) {
     let busybox = fs::read(BUSYBOX).unwrap();
     let numbers: Vec<String> = (0..200).map(|n| format!("layers/{n}")).collect();
     let mut layers: Vec<Vec<File<'_>>> = numbers
@@ -211,12 +221,12 @@ async fn an_imported_image_of_two_hundred_layers_runs() {
     let archive = host.dir.path().join("image.tar");
     let chain = image(&archive, "test/long:1", &layers);
 
-    let mut import = vec!["images", "import", "--snapshotter", "shipway"];
-    if !host.is_version_1().await {
-        import.insert(2, "--local");
-    }
-    import.push(archive.to_str().unwrap());
-    host.ctr("default", &import).await;
+    let archive = archive.display().to_string();
+    host.ctr(
+        "default",
+        &["images", "import", "--snapshotter", "shipway", &archive],
+    )
+    .await;
     let run = [
         "run",
         "--rm",
@@ -257,7 +267,12 @@ async fn an_imported_image_of_two_hundred_layers_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_lands_on_a_base_that_was_pulled() {
-    let host = Host::start().await;
+    for version in versions() {
+        pulled_base(&Host::start(version).await).await;
+    }
+}
+
+async fn pulled_base(host: &Host) {
     let busybox = fs::read(BUSYBOX).unwrap();
     let archive = host.dir.path().join("image.tar");
     let chain = image(
@@ -265,19 +280,12 @@ async fn an_image_lands_on_a_base_that_was_pulled() {
         "test/base:1",
         &[vec![("bin/busybox", 0o755, &busybox)]],
     );
-    let local: &[&str] = if host.is_version_1().await {
-        &[]
-    } else {
-        &["--local"]
-    };
     let archive = archive.display().to_string();
-    let import = [
-        &["images", "import", "--snapshotter", "shipway"],
-        local,
-        &[&archive],
-    ]
-    .concat();
-    host.ctr("default", &import).await;
+    host.ctr(
+        "default",
+        &["images", "import", "--snapshotter", "shipway", &archive],
+    )
+    .await;
 
     let base = host.store.find_chain(&chain[0]).unwrap();
     let top = build_step(&host.store, "etc/built", b"yes");
@@ -296,7 +304,12 @@ async fn an_image_lands_on_a_base_that_was_pulled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repair_removes_what_a_lost_containerd_left_behind() {
-    let host = Host::start().await;
+    for version in versions() {
+        repair(&Host::start(version).await).await;
+    }
+}
+
+async fn repair(host: &Host) {
     let mut snapshots = Snapshots(host.client().await.snapshots());
     snapshots.land("default", "sha256:kept", "").await.unwrap();
     // As if an earlier containerd, whose database is gone, had made these.
