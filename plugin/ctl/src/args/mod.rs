@@ -28,7 +28,12 @@ pub struct Buildctl {
 
 /// The command line of `shipway`.
 #[derive(Debug, Parser)]
-#[command(name = "shipway", version, about = "Build container images")]
+#[command(
+    name = "shipway",
+    version,
+    about = "Build container images",
+    args_override_self = true
+)]
 pub struct Shipway {
     /// Where and how to reach the daemon.
     #[command(flatten)]

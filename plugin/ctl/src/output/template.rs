@@ -38,7 +38,8 @@ enum Operand {
     Root(Vec<String>),
     Literal(Value),
     Function(String),
-    Nested(Pipeline),
+    /// A pipeline in parentheses, followed by names.
+    Nested(Pipeline, Vec<String>),
 }
 
 impl Template {
@@ -186,12 +187,20 @@ fn pipeline(text: &str) -> Result<Pipeline, String> {
     }
 }
 
+/// The names in a path such as `.A.B`.
+fn names(path: &str) -> Vec<String> {
+    path.split('.')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Reads the inside of an action.
 struct Words<'a> {
     rest: &'a str,
 }
 
-impl Words<'_> {
+impl<'a> Words<'a> {
     fn pipeline(&mut self) -> Result<Pipeline, String> {
         let mut commands = vec![Vec::new()];
         loop {
@@ -222,22 +231,17 @@ impl Words<'_> {
             self.rest = inside;
             let nested = self.pipeline()?;
             self.rest = self.rest.strip_prefix(')').ok_or("unclosed left paren")?;
-            return Ok(Operand::Nested(nested));
+            let behind = if self.rest.starts_with('.') {
+                self.word()
+            } else {
+                ""
+            };
+            return Ok(Operand::Nested(nested, names(behind)));
         }
         if self.rest.starts_with('"') {
             return self.quoted();
         }
-        let ends = |c: char| c.is_whitespace() || matches!(c, '|' | '(' | ')');
-        let (word, rest) = self
-            .rest
-            .split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
-        self.rest = rest;
-        let names = |path: &str| {
-            path.split('.')
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-                .collect()
-        };
+        let word = self.word();
         match word {
             "true" | "false" => Ok(Operand::Literal(Value::Bool(word == "true"))),
             "nil" => Ok(Operand::Literal(Value::Null)),
@@ -251,6 +255,16 @@ impl Words<'_> {
             ))),
             name => Ok(Operand::Function(name.to_owned())),
         }
+    }
+
+    /// The characters up to the next space, bar or parenthesis.
+    fn word(&mut self) -> &'a str {
+        let ends = |c: char| c.is_whitespace() || matches!(c, '|' | '(' | ')');
+        let (word, rest) = self
+            .rest
+            .split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
+        self.rest = rest;
+        word
     }
 
     fn quoted(&mut self) -> Result<Operand, String> {
@@ -333,7 +347,7 @@ fn operand_value(operand: &Operand, dot: &Value, root: &Value) -> Result<Value, 
         Operand::Root(names) => path(root, names),
         Operand::Literal(value) => Ok(value.clone()),
         Operand::Function(name) => call(name, &[]),
-        Operand::Nested(pipeline) => evaluate(pipeline, dot, root),
+        Operand::Nested(pipeline, names) => path(&evaluate(pipeline, dot, root)?, names),
     }
 }
 
