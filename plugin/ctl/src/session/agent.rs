@@ -130,6 +130,9 @@ const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
 /// Requests that change nothing: `SSH_AGENTC_REQUEST_IDENTITIES` and `SSH_AGENTC_SIGN_REQUEST`.
 const HARMLESS: [u8; 2] = [11, 13];
 
+/// Longest request that is looked at; agents themselves refuse longer ones.
+const REQUEST_LIMIT: usize = 256 << 10;
+
 /// Cuts the byte stream into agent requests and judges each.
 #[derive(Debug, Default)]
 struct Guard {
@@ -150,6 +153,12 @@ impl Guard {
         let mut refuse = 0;
         while let Some(length) = self.held.first_chunk::<4>() {
             let length = u32::from_be_bytes(*length) as usize + 4;
+            if length > REQUEST_LIMIT {
+                // What follows can't be told apart any more: an answer, then nothing.
+                self.held.clear();
+                refuse += 1;
+                break;
+            }
             if self.held.len() < length {
                 break;
             }

@@ -31,6 +31,8 @@ pub(super) enum Credentials {
     },
     /// A token that stands for the user.
     Identity(String),
+    /// A token that the registry itself takes.
+    Registry(String),
 }
 
 /// The parts of the file that matter here.
@@ -49,6 +51,7 @@ struct Entry {
     username: String,
     password: String,
     identitytoken: String,
+    registrytoken: String,
 }
 
 /// What a helper answers.
@@ -62,9 +65,10 @@ struct HelperAnswer {
 impl DockerConfig {
     /// Reads the file; a missing one is empty.
     pub(super) fn load() -> Result<Self, Error> {
-        let Some(path) = path() else {
+        let Some(dir) = directory() else {
             return Ok(Self::default());
         };
+        let path = dir.join("config.json");
         match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
                 .map_err(|error| Error::Answer(format!("{}: {error}", path.display()))),
@@ -100,6 +104,9 @@ impl DockerConfig {
         let Some(entry) = exact.or_else(|| same_host().map(|(_, entry)| entry)) else {
             return Credentials::Anonymous;
         };
+        if !entry.registrytoken.is_empty() {
+            return Credentials::Registry(entry.registrytoken.clone());
+        }
         if !entry.identitytoken.is_empty() {
             return Credentials::Identity(entry.identitytoken.clone());
         }
@@ -130,10 +137,11 @@ fn host_of(key: &str) -> &str {
     bare.split('/').next().unwrap_or(bare)
 }
 
-fn path() -> Option<PathBuf> {
+/// The directory of Docker's configuration, if this user can have one.
+pub(super) fn directory() -> Option<PathBuf> {
     let own = std::env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty());
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
-    Some(own.map(PathBuf::from).or_else(home)?.join("config.json"))
+    own.map(PathBuf::from).or_else(home)
 }
 
 async fn ask_helper(helper: &str, key: &str) -> Result<Credentials, Error> {

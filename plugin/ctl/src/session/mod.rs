@@ -3,6 +3,7 @@
 
 mod agent;
 mod auth;
+mod authority;
 mod content;
 mod docker_config;
 mod file_send;
@@ -11,6 +12,7 @@ mod headers;
 mod health;
 mod receive;
 mod secrets;
+mod token;
 mod tunnel;
 
 use std::sync::Arc;
