@@ -89,21 +89,30 @@ fn codename() -> Result<String> {
         .ok_or_else(|| Error::Unexpected("no VERSION_CODENAME in /etc/os-release".to_owned()))
 }
 
+/// The machine's own sources of its distribution, without those that were added for something else.
 fn apt_sources() -> Vec<PathBuf> {
     let listed = fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()
         .flatten()
-        .flatten()
-        .map(|entry| entry.path());
+        .flatten();
+    let main = PathBuf::from("/etc/apt/sources.list");
+    let all = std::iter::once(main).chain(listed.map(|entry| entry.path()));
     let known = |path: &PathBuf| {
         path.extension()
             .is_some_and(|kind| kind == "list" || kind == "sources")
     };
-    let main = PathBuf::from("/etc/apt/sources.list");
-    std::iter::once(main)
-        .chain(listed)
+    let files = all
         .filter(|path| path.is_file() && known(path))
-        .collect()
+        .collect::<Vec<_>>();
+    let own = |path: &&PathBuf| {
+        fs::read_to_string(path).is_ok_and(|text| text.contains("debian-archive-keyring"))
+    };
+    let distribution = files.iter().filter(own).cloned().collect::<Vec<_>>();
+    if distribution.is_empty() {
+        files
+    } else {
+        distribution
+    }
 }
 
 /// A root file system: busybox, a link for each of its applets, and the few files that a shell expects.

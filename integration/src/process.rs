@@ -34,6 +34,10 @@ impl Daemon {
         let log = dir.join(format!("{name}.log"));
         let pids = dir.join("pids");
         fs::create_dir_all(&pids).on_file("creating", &pids)?;
+        // What it writes to its temporary directory ends with the stand, however it ends.
+        let scratch = dir.join("tmp");
+        fs::create_dir_all(&scratch).on_file("creating", &scratch)?;
+        command.env("TMPDIR", &scratch);
         let out = File::options()
             .create(true)
             .append(true)
