@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::FutureExt as _;
 use shipway_cache::{KeyStore, ResultInfo, Update};
 use shipway_model::Failure;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -16,7 +14,11 @@ use crate::context::TaskId;
 use crate::engine::{Command, Config};
 use crate::job::{JobKey, JobShared};
 use crate::machine::{Action, Event, Keep, Machine, Ticket, WaiterId};
-use crate::{CacheMap, EngineError, OpContext, Operation, Results, VertexProgress};
+use crate::tasks::{execute, guard, key, load, map};
+use crate::{EngineError, OpContext, Results, VertexProgress};
+
+/// Events that are handed on together at most, so that commands need not wait long.
+const AT_A_TIME: usize = 1024;
 
 type Answers<V> = HashMap<WaiterId, oneshot::Sender<Result<V, EngineError>>>;
 
@@ -79,7 +81,7 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             tokio::select! {
                 biased;
                 Some(ended) = self.tasks.join_next() => match ended {
-                    Ok((work, event)) => self.ended(work, event),
+                    Ok(first) => self.ended(first),
                     Err(error) => tracing::error!(%error, "a task of the engine was lost"),
                 },
                 command = commands.recv(), if !self.ending => match command {
@@ -170,12 +172,23 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
         }
     }
 
-    fn ended(&mut self, work: Work, event: Event<V>) {
-        match work {
-            Work::Task(task) => drop(self.running.remove(&task)),
-            Work::Save(save) => drop(self.saving.remove(&save)),
+    fn ended(&mut self, first: (Work, Event<V>)) {
+        let mut events = Vec::new();
+        let mut next = Some(first);
+        while let Some((work, event)) = next {
+            match work {
+                Work::Task(task) => drop(self.running.remove(&task)),
+                Work::Save(save) => drop(self.saving.remove(&save)),
+            }
+            events.push(event);
+            if events.len() == AT_A_TIME {
+                break;
+            }
+            next = self.tasks.try_join_next().and_then(Result::ok);
         }
-        self.happened(event);
+        for action in self.machine.on_events(events) {
+            self.act(action);
+        }
         self.wake();
     }
 
@@ -214,49 +227,48 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
     }
 
     fn happened(&mut self, event: Event<V>) {
-        for action in self.machine.on_event(event) {
+        for action in self.machine.on_events([event]) {
             self.act(action);
         }
     }
 
     fn act(&mut self, action: Action<V>) {
         match action {
-            Action::Map { ticket, op, source } => self.start(ticket, |ctx| map(ctx, op, source)),
+            Action::Map { ticket, op, source } => self.start(
+                ticket,
+                |task, lost| Event::Mapped(task, Err(lost)),
+                |ctx| map(ctx, op, source),
+            ),
             Action::Key {
                 ticket,
                 map,
                 input,
                 value,
                 of,
-            } => self.start(ticket, |ctx| key(ctx, map, input, value, of)),
+            } => self.start(
+                ticket,
+                |task, lost| Event::Keyed(task, Err(lost)),
+                |ctx| key(ctx, map, input, value, of),
+            ),
             Action::Load {
                 ticket,
                 record,
                 from,
             } => {
                 let results = Arc::clone(&self.results);
-                self.start(ticket, |ctx| async move {
-                    let loaded = guard(async {
-                        match from {
-                            Some(source) => source.load(&ctx, &record.result).await,
-                            None => results.load(&ctx, &record.result).await,
-                        }
-                    });
-                    let loaded = loaded.await;
-                    match &loaded {
-                        Ok(Some(_)) => {
-                            ctx.progress.started(true);
-                            ctx.progress.completed("");
-                        }
-                        Ok(None) => {}
-                        Err(error) => tracing::warn!(%error, record = %record.result, "a cached result could not be loaded"),
-                    }
-                    Event::Loaded(ctx.task, loaded)
-                });
+                self.start(
+                    ticket,
+                    |task, lost| Event::Loaded(task, Err(lost)),
+                    |ctx| load(ctx, results, record, from),
+                );
             }
             Action::Execute { ticket, op, inputs } => {
                 let slots = Arc::clone(&self.slots);
-                self.start(ticket, |ctx| execute(ctx, op, inputs, slots));
+                self.start(
+                    ticket,
+                    |task, lost| Event::Executed(task, Err(lost)),
+                    |ctx| execute(ctx, op, inputs, slots),
+                );
             }
             Action::Save {
                 jobs,
@@ -283,8 +295,13 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
         }
     }
 
-    fn start<F>(&mut self, ticket: Ticket, work: impl FnOnce(OpContext) -> F)
-    where
+    /// Starts a task; `lost` is what it comes to where it panics outside of the operation's code.
+    fn start<F>(
+        &mut self,
+        ticket: Ticket,
+        lost: fn(TaskId, Failure) -> Event<V>,
+        work: impl FnOnce(OpContext) -> F,
+    ) where
         F: Future<Output = Event<V>> + Send + 'static,
     {
         let cancelled = CancellationToken::new();
@@ -299,8 +316,13 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             progress: ticket.progress,
             cancelled,
         });
-        self.tasks
-            .spawn(async move { (Work::Task(task), work.await) });
+        self.tasks.spawn(async move {
+            let event = guard(async { Ok(work.await) }).await;
+            (
+                Work::Task(task),
+                event.unwrap_or_else(|error| lost(task, error)),
+            )
+        });
     }
 
     fn save(
@@ -344,96 +366,5 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             }
             (Work::Save(save), Event::Saved(keys))
         });
-    }
-}
-
-async fn map<V: Clone + Send + Sync + 'static>(
-    ctx: OpContext,
-    op: Arc<dyn Operation<V>>,
-    source: bool,
-) -> Event<V> {
-    if source {
-        ctx.progress.started(false);
-    }
-    let map = guard(op.cache_map(&ctx)).await;
-    match &map {
-        Ok(_) if source => ctx.progress.completed(""),
-        Ok(_) => {}
-        Err(error) => show_failure(&ctx, error),
-    }
-    Event::Mapped(ctx.task, map)
-}
-
-async fn key<V: Clone + Send + Sync + 'static>(
-    ctx: OpContext,
-    map: Arc<CacheMap<V>>,
-    input: usize,
-    value: V,
-    of: Arc<VertexProgress>,
-) -> Event<V> {
-    let keyed = guard(async {
-        let dep = &map.deps[input];
-        if let Some(prepare) = &dep.prepare {
-            let theirs = OpContext {
-                progress: of,
-                ..ctx.clone()
-            };
-            prepare.prepare(&theirs, &value).await?;
-        }
-        match &dep.content {
-            Some(content) => content.digest(&ctx, &value).await.map(Some),
-            None => Ok(None),
-        }
-    });
-    let keyed = keyed.await;
-    if let Err(error) = &keyed {
-        show_failure(&ctx, error);
-    }
-    Event::Keyed(ctx.task, keyed)
-}
-
-async fn execute<V: Clone + Send + Sync + 'static>(
-    ctx: OpContext,
-    op: Arc<dyn Operation<V>>,
-    inputs: Vec<V>,
-    slots: Arc<Semaphore>,
-) -> Event<V> {
-    let slot = if op.takes_slot() {
-        tokio::select! {
-            slot = slots.acquire_owned() => slot.ok(),
-            () = ctx.cancelled.cancelled() => {
-                return Event::Executed(ctx.task, Err(Failure::cancelled()));
-            }
-        }
-    } else {
-        None
-    };
-    ctx.progress.started(false);
-    let made = guard(op.execute(&ctx, inputs)).await;
-    drop(slot);
-    if let Err(error) = &made {
-        show_failure(&ctx, error);
-    }
-    Event::Executed(ctx.task, made)
-}
-
-fn show_failure(ctx: &OpContext, error: &Failure) {
-    if ctx.cancelled.is_cancelled() {
-        ctx.progress.completed("context canceled");
-    } else {
-        ctx.progress.completed(&error.message);
-    }
-}
-
-/// Makes a panic a failure.
-async fn guard<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(outcome) => outcome,
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            let text = text.unwrap_or("of unknown cause");
-            Err(Failure::new(format!("the step's code panicked: {text}")))
-        }
     }
 }

@@ -20,6 +20,7 @@ mod machine;
 mod operation;
 mod progress;
 mod results;
+mod tasks;
 
 pub use context::OpContext;
 pub use engine::{Config, Engine};

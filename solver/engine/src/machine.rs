@@ -28,6 +28,8 @@ mod keys;
 mod node;
 mod pending;
 mod run;
+#[cfg(test)]
+mod tests;
 mod vertex;
 mod work;
 
@@ -212,7 +214,24 @@ impl<V: Clone> Machine<V> {
     }
 
     /// Takes what happened, returns what is to be done about it.
+    #[cfg(test)]
     pub(crate) fn on_event(&mut self, event: Event<V>) -> Vec<Action<V>> {
+        self.on_events([event])
+    }
+
+    /// The same for several events that happened at about the same time: cheaper than one after the other.
+    pub(crate) fn on_events(
+        &mut self,
+        events: impl IntoIterator<Item = Event<V>>,
+    ) -> Vec<Action<V>> {
+        for event in events {
+            self.take(event);
+        }
+        self.advance_all();
+        std::mem::take(&mut self.actions)
+    }
+
+    fn take(&mut self, event: Event<V>) {
         match event {
             Event::Open(shared) => self.open(shared),
             Event::Build {
@@ -231,10 +250,12 @@ impl<V: Clone> Machine<V> {
             Event::Executed(task, outcome) => self.executed(task, outcome),
             Event::Saved(keys) => self.pending.remove(&keys),
         }
+    }
+
+    fn advance_all(&mut self) {
         while let Some(node) = self.dirty.pop_front() {
             self.advance(node);
         }
-        std::mem::take(&mut self.actions)
     }
 
     /// Operations that stand for a job's vertices.
@@ -253,14 +274,28 @@ impl<V: Clone> Machine<V> {
 
     fn mark(&mut self, node: NodeId) {
         let node = self.root(node);
-        if !std::mem::replace(&mut self.nodes[node].dirty, true) {
-            self.dirty.push_back(node);
+        self.nodes[node].news.all = true;
+        self.queue(node);
+    }
+
+    /// Notes that an input of a node changed.
+    fn mark_input(&mut self, node: NodeId, at: usize) {
+        if self.nodes[node].merged.is_none() {
+            self.nodes[node].news.inputs.push(at);
+            self.queue(node);
         }
     }
 
     fn mark_dependents(&mut self, node: NodeId) {
         for at in 0..self.nodes[node].dependents.len() {
-            self.mark(self.nodes[node].dependents[at]);
+            let (dependent, input) = self.nodes[node].dependents[at];
+            self.mark_input(dependent, input);
+        }
+    }
+
+    fn queue(&mut self, node: NodeId) {
+        if !std::mem::replace(&mut self.nodes[node].news.queued, true) {
+            self.dirty.push_back(node);
         }
     }
 

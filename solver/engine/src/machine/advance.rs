@@ -12,7 +12,7 @@ impl<V: Clone> Machine<V> {
             return;
         }
         let node = &mut self.nodes[id];
-        node.dirty = false;
+        let news = std::mem::take(&mut node.news);
         if node.merged.is_some() {
             return;
         }
@@ -29,6 +29,9 @@ impl<V: Clone> Machine<V> {
             Phase::Running(_) => {
                 self.give_up_run(id);
                 self.matching(id, want);
+            }
+            Phase::Matching if node.committed && want == Level::Value && !news.all => {
+                self.inputs_changed(id, &news.inputs);
             }
             Phase::Matching => self.matching(id, want),
         }
@@ -77,9 +80,8 @@ impl<V: Clone> Machine<V> {
             }
         } else if level < want {
             self.ask_for_keys(id, map, want);
-        } else {
-            self.unask_all(id);
         }
+        // Where enough is known, inputs go on with what they were asked: dependents are about to say what they make of it.
     }
 
     /// Asks inputs for what may bring more keys: first what is free, then what costs running them; of that, first the
@@ -116,7 +118,7 @@ impl<V: Clone> Machine<V> {
                 self.ask(id, at, Level::Slow);
             } else {
                 self.ask(id, at, Level::Value);
-                self.nodes[id].deps[at].hash = true;
+                self.hash(id, at);
             }
         }
     }
@@ -130,8 +132,11 @@ impl<V: Clone> Machine<V> {
     }
 
     pub(super) fn unask_all(&mut self, id: NodeId) {
+        self.nodes[id].committed = false;
         for at in 0..self.nodes[id].deps.len() {
-            self.nodes[id].deps[at].hash = false;
+            if std::mem::take(&mut self.nodes[id].deps[at].hash) {
+                self.unhash(id, at);
+            }
             if self.nodes[id].deps[at].ask != Level::None {
                 self.change_ask(id, at, Level::None);
             }
@@ -151,7 +156,7 @@ impl<V: Clone> Machine<V> {
     }
 
     /// A node fails with an input that it asks something of.
-    fn fail_with_input(&mut self, id: NodeId) {
+    pub(super) fn fail_with_input(&mut self, id: NodeId) {
         if !matches!(self.nodes[id].phase, Phase::Matching) || self.nodes[id].merged.is_some() {
             return;
         }

@@ -135,9 +135,9 @@ impl<V: Clone> Machine<V> {
         }
         let inputs = self.vertices[vertex].inputs.clone();
         let node = self.nodes.insert(Node::new(vertex, output, inputs.len()));
-        for input in inputs {
+        for (at, input) in inputs.into_iter().enumerate() {
             let input = self.root(input);
-            self.nodes[input].dependents.push(node);
+            self.nodes[input].dependents.push((node, at));
         }
         self.vertices[vertex].nodes.push(node);
         node
@@ -224,9 +224,7 @@ impl<V: Clone> Machine<V> {
     pub(super) fn discard(&mut self, job: JobKey) {
         self.cancel(job, &Failure::cancelled());
         // What is no longer wanted stops first, while its vertices are there.
-        while let Some(node) = self.dirty.pop_front() {
-            self.advance(node);
-        }
+        self.advance_all();
         let Some(state) = self.jobs.remove(&job) else {
             return;
         };
@@ -259,7 +257,9 @@ impl<V: Clone> Machine<V> {
             self.stop_vertex(vertex);
         }
         for node in left_behind {
-            self.nodes[node].dependents.retain(|d| !nodes.contains(d));
+            self.nodes[node]
+                .dependents
+                .retain(|(d, _)| !nodes.contains(d));
         }
         self.pending.remove_nodes(&|node| nodes.contains(&node));
         for &node in &nodes {

@@ -52,8 +52,8 @@ pub(super) struct Node<V> {
     pub(super) output: usize,
     /// The node that stands for this one.
     pub(super) merged: Option<NodeId>,
-    /// Nodes that take this one, once per input that it is.
-    pub(super) dependents: Vec<NodeId>,
+    /// Nodes that take this one, and as which input.
+    pub(super) dependents: Vec<(NodeId, usize)>,
     /// How many inputs of dependents ask for each level.
     pub(super) asked: [usize; 4],
     pub(super) waiters: Vec<WaiterId>,
@@ -70,7 +70,22 @@ pub(super) struct Node<V> {
     pub(super) tried: Vec<ResultId>,
     /// What was wanted when it advanced last.
     pub(super) wanted: Level,
-    pub(super) dirty: bool,
+    /// It decided to run and waits for its inputs.
+    pub(super) committed: bool,
+    /// Inputs that are ready to run with, once committed.
+    pub(super) ready: usize,
+    pub(super) news: News,
+}
+
+/// What has happened since a node advanced last.
+#[derive(Default)]
+pub(super) struct News {
+    /// It waits in the queue.
+    pub(super) queued: bool,
+    /// Anything may have changed, not only `inputs`.
+    pub(super) all: bool,
+    /// Inputs that changed.
+    pub(super) inputs: Vec<usize>,
 }
 
 /// What a node knows of one of its inputs.
@@ -83,6 +98,8 @@ pub(super) struct DepState {
     pub(super) probed: Option<(NodeId, usize)>,
     /// The content key was looked up.
     pub(super) content_probed: bool,
+    /// Done, prepared and hashed.
+    pub(super) ready: bool,
     /// Keys of this node that this input leads to.
     pub(super) candidates: Vec<KeyId>,
 }
@@ -104,7 +121,9 @@ impl<V> Node<V> {
             phase: Phase::Matching,
             tried: Vec::new(),
             wanted: Level::None,
-            dirty: false,
+            committed: false,
+            ready: 0,
+            news: News::default(),
         }
     }
 

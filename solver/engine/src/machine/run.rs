@@ -113,19 +113,55 @@ impl<V: Clone> Machine<V> {
         if self.join_twin(id, map) {
             return;
         }
-        let mut ready = true;
+        let node = &mut self.nodes[id];
+        node.committed = true;
+        node.ready = 0;
         for at in 0..map.deps.len() {
+            self.nodes[id].deps[at].ready = false;
             self.ask(id, at, Level::Value);
-            let dep = &map.deps[at];
-            self.nodes[id].deps[at].hash = dep.content.is_some() || dep.prepare.is_some();
-            let vertex = &self.vertices[self.nodes[id].vertex];
-            let input = &self.nodes[self.root(vertex.inputs[at])];
-            ready &= input.value().is_some();
-            ready &= !self.nodes[id].deps[at].hash || vertex.hashed[at].done().is_some();
+            self.input_ready(id, at, map);
         }
-        if ready {
+        if self.nodes[id].ready == map.deps.len() {
             self.begin_run(id, map);
         }
+    }
+
+    /// Some inputs of a node that is about to run have changed.
+    pub(super) fn inputs_changed(&mut self, id: NodeId, inputs: &[usize]) {
+        let vertex = &self.vertices[self.nodes[id].vertex];
+        let failed = |&at: &usize| {
+            let input = self.root(vertex.inputs[at]);
+            matches!(self.nodes[input].phase, Phase::Failed(_))
+        };
+        if inputs.iter().any(failed) {
+            self.fail_with_input(id);
+            return;
+        }
+        let Some(map) = vertex.map.done().map(Arc::clone) else {
+            return;
+        };
+        for &at in inputs {
+            self.input_ready(id, at, &map);
+        }
+        if self.nodes[id].ready == map.deps.len() {
+            self.begin_run(id, &map);
+        }
+    }
+
+    /// Sees whether an input is done, prepared and hashed; has it prepared and hashed as soon as it is done.
+    fn input_ready(&mut self, id: NodeId, at: usize, map: &CacheMap<V>) {
+        let vertex = &self.vertices[self.nodes[id].vertex];
+        let done = self.nodes[self.root(vertex.inputs[at])].value().is_some();
+        if self.nodes[id].deps[at].ready || !done {
+            return;
+        }
+        let needs_hash = map.deps[at].content.is_some() || map.deps[at].prepare.is_some();
+        if needs_hash && vertex.hashed[at].done().is_none() {
+            self.hash(id, at);
+            return;
+        }
+        self.nodes[id].deps[at].ready = true;
+        self.nodes[id].ready += 1;
     }
 
     fn begin_run(&mut self, id: NodeId, map: &Arc<CacheMap<V>>) {
@@ -140,6 +176,9 @@ impl<V: Clone> Machine<V> {
                 self.begin_load(id, record, from);
                 return;
             }
+        }
+        if self.join_twin(id, map) {
+            return;
         }
         let key = self.run_key(id, map);
         if let Some(key) = &key {
@@ -249,8 +288,8 @@ impl<V: Clone> Machine<V> {
         }
         target.dependents.extend_from_slice(&dependents);
         self.mark(into);
-        for dependent in dependents {
-            self.mark(dependent);
+        for (dependent, at) in dependents {
+            self.mark_input(dependent, at);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shipway_cache::KeyId;
 use shipway_model::{Digest, Failure};
 
-use super::node::{Level, Phase};
+use super::node::{Level, NodeId, Phase};
 use super::vertex::{Vertex, VertexId, Work};
 use super::{Action, Machine, Owner, Task, Ticket};
 use crate::context::TaskId;
@@ -23,16 +23,6 @@ impl<V: Clone> Machine<V> {
             }
             _ => {}
         }
-        for (at, wanted) in wanted.hashes.into_iter().enumerate() {
-            match (&self.vertices[vertex].hashed[at], wanted) {
-                (Work::Idle, true) => self.start_hash(vertex, at),
-                (&Work::Running(task), false) => {
-                    self.vertices[vertex].hashed[at] = Work::Ending(task);
-                    self.stop(task);
-                }
-                _ => {}
-            }
-        }
         match (&self.vertices[vertex].exec, wanted.exec) {
             (Work::Idle, true) => self.start_exec(vertex),
             (&Work::Running(task), false) => {
@@ -48,7 +38,6 @@ impl<V: Clone> Machine<V> {
         let mut wanted = Wanted {
             map: false,
             exec: false,
-            hashes: vec![false; vertex.inputs.len()],
         };
         for &id in &vertex.nodes {
             let node = &self.nodes[id];
@@ -59,9 +48,6 @@ impl<V: Clone> Machine<V> {
                 Phase::Matching => wanted.map |= node.want() > Level::None,
                 Phase::Running(_) => wanted.exec = true,
                 Phase::Loading(_) | Phase::Done(_) | Phase::Failed(_) => {}
-            }
-            for (wanted, dep) in wanted.hashes.iter_mut().zip(&node.deps) {
-                *wanted |= dep.hash;
             }
         }
         wanted
@@ -84,6 +70,29 @@ impl<V: Clone> Machine<V> {
             op: Arc::clone(&self.vertices[vertex].op),
             source: self.vertices[vertex].inputs.is_empty(),
         });
+    }
+
+    /// Has an input prepared and hashed, as soon as it is done.
+    pub(super) fn hash(&mut self, id: NodeId, at: usize) {
+        self.nodes[id].deps[at].hash = true;
+        let vertex = self.nodes[id].vertex;
+        if matches!(self.vertices[vertex].hashed[at], Work::Idle) {
+            self.start_hash(vertex, at);
+        }
+    }
+
+    /// A node no longer wants an input hashed.
+    pub(super) fn unhash(&mut self, id: NodeId, at: usize) {
+        let vertex = self.nodes[id].vertex;
+        let held = &self.vertices[vertex];
+        let wanted = held
+            .nodes
+            .iter()
+            .any(|&node| self.nodes[node].deps[at].hash);
+        if let (&Work::Running(task), false) = (&held.hashed[at], wanted) {
+            self.vertices[vertex].hashed[at] = Work::Ending(task);
+            self.stop(task);
+        }
     }
 
     fn start_hash(&mut self, vertex: VertexId, at: usize) {
@@ -168,7 +177,9 @@ impl<V: Clone> Machine<V> {
             Ok(content) => {
                 let key = content.as_ref().map(KeyId::content);
                 self.vertices[vertex].hashed[input] = Work::Done(key);
-                self.mark_vertex(vertex);
+                for at in 0..self.vertices[vertex].nodes.len() {
+                    self.mark_input(self.vertices[vertex].nodes[at], input);
+                }
             }
             Err(cause) => self.failed(vertex, task, During::ContentKey { input }, cause),
         }
@@ -210,7 +221,6 @@ impl<V: Clone> Machine<V> {
 struct Wanted {
     map: bool,
     exec: bool,
-    hashes: Vec<bool>,
 }
 
 impl<V> Vertex<V> {

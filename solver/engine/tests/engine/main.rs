@@ -2,5 +2,5 @@
 
 mod caching;
 mod common;
-mod model;
+mod scale;
 mod sharing;

@@ -1,0 +1,60 @@
+//! Graphs of ten thousand vertices: time must stay linear.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shipway_cache::KeyStore;
+use shipway_engine::Graph;
+
+use crate::common::{Adder, World, edge};
+
+const VERTICES: usize = 10_000;
+
+fn chain() -> Graph<i64> {
+    let mut graph = Graph::default();
+    for n in 0..VERTICES {
+        let inputs = usize::from(n > 0);
+        let adder = Adder::new(&format!("step {n}"), 1, inputs);
+        graph.add(Arc::new(adder), (0..inputs).map(|_| edge(n - 1)).collect());
+    }
+    graph
+}
+
+fn fan() -> Graph<i64> {
+    let mut graph = Graph::default();
+    graph.add(Arc::new(Adder::new("base", 1, 0)), Vec::new());
+    for n in 1..VERTICES - 1 {
+        graph.add(
+            Arc::new(Adder::new(&format!("step {n}"), 1, 1)),
+            vec![edge(0)],
+        );
+    }
+    let all: Vec<_> = (1..VERTICES - 1).map(edge).collect();
+    graph.add(Arc::new(Adder::new("all", 1, all.len())), all);
+    graph
+}
+
+async fn build_twice(world: &World, graph: &Graph<i64>, what: &str) {
+    let start = Instant::now();
+    world.build(graph).await.unwrap();
+    let first = start.elapsed();
+    let start = Instant::now();
+    world.build(graph).await.unwrap();
+    let cached = start.elapsed();
+    eprintln!("{what}: {first:?} run, {cached:?} cached");
+    // Far above what it takes, far below what it would take if it were not linear.
+    assert!(first + cached < Duration::from_secs(60), "{what}");
+}
+
+#[tokio::test]
+async fn ten_thousand_vertices_take_linear_time() {
+    for (graph, what) in [(chain(), "chain"), (fan(), "fan")] {
+        build_twice(&World::new(), &graph, what).await;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for (graph, what) in [(chain(), "chain on disk"), (fan(), "fan on disk")] {
+        let path = directory.path().join(what);
+        let world = World::over(KeyStore::open(&path).unwrap(), Arc::default(), 4);
+        build_twice(&world, &graph, what).await;
+    }
+}
