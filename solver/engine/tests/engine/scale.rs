@@ -1,4 +1,4 @@
-//! Graphs of ten thousand vertices: time must stay linear.
+//! Graphs of thousands of vertices: time must stay linear.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,12 @@ use shipway_engine::Graph;
 
 use crate::common::{Adder, World, edge};
 
-const VERTICES: usize = 10_000;
+/// Fewer where the compiler does not optimise.
+const VERTICES: usize = if cfg!(debug_assertions) {
+    1_000
+} else {
+    10_000
+};
 
 fn chain() -> Graph<i64> {
     let mut graph = Graph::default();
@@ -47,7 +52,7 @@ async fn build_twice(world: &World, graph: &Graph<i64>, what: &str) {
 }
 
 #[tokio::test]
-async fn ten_thousand_vertices_take_linear_time() {
+async fn thousands_of_vertices_take_linear_time() {
     for (graph, what) in [(chain(), "chain"), (fan(), "fan")] {
         build_twice(&World::new(), &graph, what).await;
     }
