@@ -2,11 +2,15 @@
 
 pub mod blobs;
 pub mod executor;
+#[cfg(feature = "testing")]
+pub mod fake;
 pub mod images;
 pub mod layers;
 pub mod registry;
 pub mod session;
 pub mod snapshots;
+#[cfg(feature = "testing")]
+pub mod suite;
 
 use std::sync::Arc;
 

@@ -1,0 +1,58 @@
+//! Rules of [`Images`](crate::Images) and [`Leases`](crate::Leases).
+
+use std::time::Duration;
+
+use shipway_model::Descriptor;
+use shipway_model::descriptor::OCI_MANIFEST;
+
+use crate::images::Resource;
+use crate::{BlobSlot, Image, Namespace};
+
+/// Every rule.
+pub async fn all(ns: &Namespace) {
+    an_image_is_found_by_its_name_and_replaced(ns).await;
+    a_lease_may_be_ended_twice_and_hold_what_is_there(ns).await;
+    cleaning_up_spares_what_is_in_use(ns).await;
+}
+
+async fn an_image_is_found_by_its_name_and_replaced(ns: &Namespace) {
+    let name = "docker.io/library/suite:latest";
+    assert_eq!(ns.images.get(name).await.unwrap(), None);
+    for text in ["one", "two"] {
+        let mut target = Descriptor::of(OCI_MANIFEST, text.as_bytes());
+        target.annotations.insert("a".into(), text.into());
+        let image = Image {
+            name: name.into(),
+            target,
+            labels: [(text.to_owned(), "1".to_owned())].into(),
+        };
+        ns.images.put(image.clone()).await.unwrap();
+        assert_eq!(ns.images.get(name).await.unwrap(), Some(image));
+    }
+}
+
+async fn a_lease_may_be_ended_twice_and_hold_what_is_there(ns: &Namespace) {
+    let first = ns.leases.create(Duration::from_secs(60)).await.unwrap();
+    let slot = ns.blobs.write(&first, "suite", None, Default::default());
+    let BlobSlot::Write(mut writer) = slot.await.unwrap() else {
+        panic!("a blob without a digest cannot be there");
+    };
+    let descriptor = Descriptor::of("x", b"held");
+    writer.append("held".into()).await.unwrap();
+    writer.commit(descriptor.digest, 4).await.unwrap();
+    let second = ns.leases.create(Duration::from_secs(60)).await.unwrap();
+    assert_ne!(first.id(), second.id());
+    let held = [Resource::Blob(descriptor.digest)];
+    ns.leases.hold(&second, &held).await.unwrap();
+    first.end().await.unwrap();
+    first.end().await.unwrap();
+    assert!(ns.blobs.info(&descriptor.digest).await.unwrap().is_some());
+}
+
+async fn cleaning_up_spares_what_is_in_use(ns: &Namespace) {
+    let lease = ns.leases.create(Duration::from_secs(60)).await.unwrap();
+    ns.leases.clean_up().await.unwrap();
+    let held = [Resource::Snapshot("overlayfs".into(), "no-such".into())];
+    // A lease may name what is not there (yet); one that is gone cannot.
+    ns.leases.hold(&lease, &held).await.unwrap();
+}
