@@ -2,8 +2,10 @@
 
 use crate::shell::ShellError;
 use crate::span::Lines;
-use shipway_model::Failure;
+use shipway_model::definition::SourceInfo;
+use shipway_model::{Failure, FailureDetail};
 use std::fmt;
+use std::sync::Arc;
 
 /// A mistake in a Dockerfile, or in what was asked of it.
 #[derive(Debug)]
@@ -358,6 +360,34 @@ impl Error {
         self
     }
 
+    /// The failure that clients are told, with the lines of `file` that it is about.
+    #[must_use]
+    pub fn to_failure(&self, file: &Arc<SourceInfo>) -> Failure {
+        let mut failure = match self.inner() {
+            Some(inner) => Failure {
+                message: self.to_string().into(),
+                ..inner.clone()
+            },
+            None => Failure::new(self.to_string()),
+        };
+        for place in &self.locations {
+            let info = Arc::clone(file);
+            failure = failure.with(FailureDetail::Source {
+                info,
+                ranges: place.ranges(),
+            });
+        }
+        failure
+    }
+
+    /// What failed outside of the Dockerfile.
+    fn inner(&self) -> Option<&Failure> {
+        match &*self.kind {
+            ErrorKind::Resolve { source, .. } | ErrorKind::Failed(source) => Some(source),
+            _ => None,
+        }
+    }
+
     /// The same, named as a mistake in the syntax of the instruction on that line.
     pub(crate) fn in_instruction(mut self, lines: Lines) -> Self {
         self.parse_line = Some(lines.first);
@@ -380,10 +410,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &*self.kind {
-            ErrorKind::Resolve { source, .. } | ErrorKind::Failed(source) => Some(source),
-            _ => None,
-        }
+        self.inner().map(|failure| failure as _)
     }
 }
 
