@@ -65,12 +65,14 @@ pub enum Error {
         why: &'static str,
     },
     /// The root directory's filesystem cannot hold overlay upper directories.
-    #[error("the filesystem of {root} cannot hold overlay layers: {why}", root = root.display())]
+    #[error("the filesystem of {root} ({fs_type}) cannot hold overlay layers: {why}", root = root.display())]
     UnfitFilesystem {
         /// The store's root.
         root: PathBuf,
+        /// Its filesystem's type.
+        fs_type: String,
         /// Which trial failed.
-        why: String,
+        why: &'static str,
         /// The system's answer, if it was an error.
         #[source]
         source: Option<io::Error>,

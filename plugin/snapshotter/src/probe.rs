@@ -35,7 +35,8 @@ pub(crate) fn overlay_options(layout: &Layout) -> Result<Vec<String>> {
     let removed = fs::remove_dir_all(&probe.dir).map_err(Error::io("deleting", &probe.dir));
     let options = outcome.map_err(|trial| Error::UnfitFilesystem {
         root: layout.root().into(),
-        why: trial.why.into(),
+        fs_type: filesystem_type(layout.root()).unwrap_or_else(|| "unknown".into()),
+        why: trial.why,
         source: trial.source,
     })?;
     removed?;
@@ -145,4 +146,24 @@ fn known_options() -> Vec<String> {
         .filter(known)
         .map(|name| format!("{name}=off"))
         .collect()
+}
+
+/// What /proc/self/mountinfo says of the filesystem that a path is on.
+fn filesystem_type(path: &Path) -> Option<String> {
+    let device = fs::metadata(path).ok()?.dev();
+    let device = format!(
+        "{}:{}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    );
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some(&device))?;
+    mount
+        .split(" - ")
+        .nth(1)?
+        .split(' ')
+        .next()
+        .map(str::to_owned)
 }

@@ -2,7 +2,8 @@
 //! containerd acts on; every call runs on the blocking pool, to its end even if the caller goes away.
 //!
 //! Built on `containerd-snapshots`: it carries all that is needed (exact codes, field masks, filters), and its older
-//! tonic stays behind this file.
+//! tonic stays behind this file. What it lacks is the parent that 2.2 and newer may give to Commit; containerd sends that
+//! only to snapshotters that declare `rebase`, which ours must not: with it, it asks for aliases without their parent.
 
 use std::{collections::HashMap, future::Future, sync::Arc};
 

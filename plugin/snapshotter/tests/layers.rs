@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::Path};
+use std::{env, fs, path::Path, process::Command};
 
 use shipway_snapshotter::{CommitInfo, Error, LayerId, LayerStore, Usage};
+
+/// Tells the test that runs in a mount namespace of its own which directory to try.
+const REFUSED: &str = "SHIPWAY_REFUSED_ROOT";
 
 fn open(root: &Path) -> LayerStore {
     LayerStore::open_in_boot(root, "boot-1").unwrap()
@@ -215,9 +218,44 @@ fn a_second_process_is_refused() {
 }
 
 #[test]
+fn a_root_that_mount_options_cannot_express_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a,b", "a:b", "a\\b"] {
+        let refused = LayerStore::open(dir.path().join(name)).unwrap_err();
+        assert!(matches!(refused, Error::Invalid(_)), "{refused}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// The other half of the next test: runs in a mount namespace of its own.
+#[test]
+fn refused_filesystem() {
+    let Some(dir) = env::var_os(REFUSED) else {
+        return;
+    };
+    let refused = LayerStore::open(dir).unwrap_err();
+    assert!(
+        matches!(&refused, Error::UnfitFilesystem { fs_type, .. } if fs_type == "overlay"),
+        "{refused}"
+    );
+    eprintln!("refused: {refused}");
+}
+
+#[test]
 fn a_filesystem_that_cannot_hold_layers_is_refused_by_name() {
-    // procfs cannot even hold the directories; overlayfs on overlayfs and the like fail in the trial mount.
-    let refused = LayerStore::open("/proc/shipway-test").unwrap_err();
-    assert!(matches!(refused, Error::Io { .. }), "{refused}");
-    assert!(LayerStore::open("/tmp/a,b").is_err());
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mkdir l u w m && mount -t overlay overlay -o lowerdir=l,upperdir=u,workdir=w m && exec \"$0\" \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "refused_filesystem", "--nocapture"])
+        .env(REFUSED, dir.path().join("m/store"))
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("refused: the filesystem of"),
+        "{output:?}"
+    );
 }
