@@ -84,3 +84,7 @@ pub(crate) fn pull_scope(repository: &str) -> String {
 pub(crate) fn push_scope(repository: &str) -> String {
     format!("repository:{repository}:pull,push")
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

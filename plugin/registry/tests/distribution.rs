@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
-use shipway_backend::{BackendError, ByteStream, ErrorKind, Registry as _, RegistryAccess};
+use shipway_backend::suite::collect;
+use shipway_backend::suite::registry::{self as suite, anonymous};
+use shipway_backend::{BackendError, ByteStream, Registry as _};
 use shipway_model::descriptor::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
-use shipway_model::{Descriptor, Digest, ImageRef};
+use shipway_model::{Descriptor, ImageRef};
 use shipway_registry::{RegistryClient, Settings};
 
 struct Server {
@@ -52,19 +53,8 @@ async fn server() -> Server {
     }
 }
 
-fn anonymous() -> RegistryAccess {
-    RegistryAccess {
-        auth: Vec::new(),
-        insecure: false,
-    }
-}
-
 fn stream(data: &[u8]) -> ByteStream {
-    let pieces: Vec<_> = data
-        .chunks(300_000)
-        .map(|piece| Ok(Bytes::copy_from_slice(piece)))
-        .collect();
-    futures::stream::iter(pieces).boxed()
+    shipway_backend::suite::stream([Bytes::copy_from_slice(data)])
 }
 
 async fn fetched(
@@ -72,95 +62,14 @@ async fn fetched(
     image: &ImageRef,
     descriptor: &Descriptor,
 ) -> Result<Vec<u8>, BackendError> {
-    let stream = client.fetch(image, descriptor, &anonymous()).await?;
-    let chunks: Vec<Bytes> = stream.try_collect().await?;
-    Ok(chunks.concat())
+    collect(client.fetch(image, descriptor, &anonymous()).await?).await
 }
 
 #[tokio::test]
-async fn an_image_is_pushed_resolved_and_fetched() {
+async fn it_passes_the_suite() {
     let server = server().await;
     let client = RegistryClient::new(Settings::default());
-    let access = anonymous();
-    let image: ImageRef = format!("{}/a/b:1", server.host).parse().unwrap();
-    let layer: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
-    let config = b"{}".to_vec();
-    let of_layer = Descriptor::of(OCI_LAYER, &layer);
-    let of_config = Descriptor::of(OCI_CONFIG, &config);
-    for (descriptor, data) in [(&of_layer, &layer), (&of_config, &config)] {
-        let digest = &descriptor.digest;
-        assert!(
-            !client
-                .has_blob(&image, digest, None, &access)
-                .await
-                .unwrap()
-        );
-        let push = client.push_blob(&image, descriptor, stream(data), &access);
-        push.await.unwrap();
-        assert!(
-            client
-                .has_blob(&image, digest, None, &access)
-                .await
-                .unwrap()
-        );
-    }
-    let manifest = serde_json::to_vec(&serde_json::json!({
-        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": of_config, "layers": [of_layer],
-    }));
-    let manifest = Bytes::from(manifest.unwrap());
-    let descriptor = Descriptor::of(OCI_MANIFEST, &manifest);
-    let push = client.push_manifest(&image, &descriptor, manifest.clone(), &access);
-    push.await.unwrap();
-    let resolved = client.resolve(&image, &access).await.unwrap();
-    assert_eq!(resolved, descriptor);
-    let pinned = image.clone().with_digest(descriptor.digest);
-    assert_eq!(client.resolve(&pinned, &access).await.unwrap(), descriptor);
-    assert_eq!(
-        fetched(&client, &image, &descriptor).await.unwrap(),
-        manifest
-    );
-    assert_eq!(fetched(&client, &image, &of_layer).await.unwrap(), layer);
-    let other: ImageRef = format!("{}/other", server.host).parse().unwrap();
-    let digest = &of_layer.digest;
-    assert!(
-        !client
-            .has_blob(&other, digest, Some("no/such"), &access)
-            .await
-            .unwrap()
-    );
-    assert!(
-        client
-            .has_blob(&other, digest, Some("a/b"), &access)
-            .await
-            .unwrap()
-    );
-    assert_eq!(fetched(&client, &other, &of_layer).await.unwrap(), layer);
-}
-
-#[tokio::test]
-async fn what_is_not_there_and_what_is_wrong_is_named() {
-    let server = server().await;
-    let client = RegistryClient::new(Settings::default());
-    let access = anonymous();
-    let image: ImageRef = format!("{}/a/b:1", server.host).parse().unwrap();
-    let error = client.resolve(&image, &access).await.unwrap_err();
-    assert!(error.is_not_found());
-    let whole = format!("{error}: {}", error.cause.as_ref().unwrap());
-    assert_eq!(whole, format!("{image}: not found"));
-    let absent = Descriptor::of(OCI_LAYER, b"absent");
-    assert!(
-        fetched(&client, &image, &absent)
-            .await
-            .unwrap_err()
-            .is_not_found()
-    );
-    let liar = Descriptor::new(OCI_LAYER, Digest::of(b"x"), 4);
-    let push = client.push_blob(&image, &liar, stream(b"liar"), &access);
-    assert_eq!(push.await.unwrap_err().kind, ErrorKind::Corrupt);
-    let broken = || BackendError::new(ErrorKind::Other, "reading");
-    let data = futures::stream::iter([Ok("li".into()), Err(broken())]).boxed();
-    let push = client.push_blob(&image, &liar, data, &access).await;
-    assert_eq!(push.unwrap_err().to_string(), "reading");
+    suite::all(&client, &server.host).await;
 }
 
 #[tokio::test]

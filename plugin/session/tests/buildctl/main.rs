@@ -6,55 +6,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::with_client;
-use futures::{StreamExt as _, TryStreamExt as _};
-use shipway_backend::session::{FileStat, SendTree, SyncRequest, SyncSink, Transferred};
-use shipway_backend::{BackendError, ByteStream, ErrorKind, Session};
-use shipway_model::Digest;
+use futures::StreamExt as _;
+use shipway_backend::session::{FileStat, SendTree, SyncRequest, SyncSink};
+use shipway_backend::suite::session::{self as suite, MemorySink, Received, silent};
+use shipway_backend::suite::{broken_stream, stream};
+use shipway_backend::{BackendError, ErrorKind, Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-type Files = BTreeMap<String, (FileStat, Vec<u8>)>;
-
-/// Keeps everything in memory.
-#[derive(Default, Clone)]
-struct Taken(Arc<Mutex<(Vec<String>, Files, bool)>>);
-
-impl SyncSink for Taken {
-    fn entry(&mut self, _: u32, stat: FileStat) -> Result<bool, BackendError> {
-        let mut taken = self.0.lock().unwrap();
-        taken.0.push(stat.path.clone());
-        taken.1.insert(stat.path.clone(), (stat, Vec::new()));
-        Ok(true)
-    }
-
-    fn data(&mut self, index: u32, data: &[u8]) -> Result<(), BackendError> {
-        let mut taken = self.0.lock().unwrap();
-        let path = taken.0[index as usize].clone();
-        taken.1.get_mut(&path).unwrap().1.extend_from_slice(data);
-        Ok(())
-    }
-
-    fn end(&mut self) -> Result<(), BackendError> {
-        self.0.lock().unwrap().2 = true;
-        Ok(())
-    }
-}
-
-fn silent() -> Transferred {
-    Arc::new(|_| {})
-}
-
-async fn receive(session: &dyn Session, request: SyncRequest) -> Result<Files, BackendError> {
-    let taken = Taken::default();
-    let sink = Box::new(taken.clone());
-    drop(session.files().receive(request, sink, silent()).await?);
-    let taken = taken.0.lock().unwrap();
-    assert!(taken.2, "the sink was told of the end");
-    Ok(taken.1.clone())
+async fn receive(session: &dyn Session, request: SyncRequest) -> Result<Received, BackendError> {
+    let sink = MemorySink::new(|_| true);
+    let boxed = Box::new(sink.clone());
+    drop(session.files().receive(request, boxed, silent()).await?);
+    Ok(sink.received())
 }
 
 fn named(name: &str) -> SyncRequest {
@@ -68,9 +35,32 @@ fn local(dir: &Path) -> String {
     format!("--local=context={}", dir.display())
 }
 
-fn stream(data: impl IntoIterator<Item = Bytes>) -> ByteStream {
-    let chunks: Vec<_> = data.into_iter().map(Ok).collect();
-    futures::stream::iter(chunks).boxed()
+#[tokio::test(flavor = "multi_thread")]
+async fn it_passes_the_suite() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = dir.path().join("context");
+    for (path, text) in suite::FILES {
+        let path = context.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    symlink(suite::LINK.1, context.join(suite::LINK.0)).unwrap();
+    fs::write(dir.path().join("secret"), suite::SECRET.1).unwrap();
+    // "user:secret"
+    let config = r#"{"auths":{"h.example":{"auth":"dXNlcjpzZWNyZXQ="}}}"#;
+    fs::write(dir.path().join("config.json"), config).unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let args = [
+        local(&context),
+        format!("--secret=id={},src={}", suite::SECRET.0, at("secret")),
+        format!("--output=type=oci,tar=false,dest={}", at("out")),
+    ];
+    let args = args.each_ref().map(String::as_str);
+    let config = dir.path().to_str().unwrap();
+    with_client(&args, &[("DOCKER_CONFIG", config)], async |session| {
+        suite::all(&*session).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,8 +188,7 @@ async fn a_stream_that_breaks_is_not_taken_for_complete() {
     let to = dir.path().join("out.tar");
     let output = format!("--output=type=tar,dest={}", to.display());
     with_client(&[&output], &[], async |session| {
-        let broken = BackendError::new(ErrorKind::Other, "reading");
-        let data = futures::stream::iter([Ok("x".into()), Err(broken)]).boxed();
+        let data = broken_stream(["x".into()]);
         let sent = session.files().send_stream(0, BTreeMap::new(), data).await;
         assert_eq!(sent.unwrap_err().to_string(), "reading");
         // The session goes on.
@@ -238,38 +227,6 @@ async fn directories_arrive_as_they_are() {
             .await
             .unwrap();
         assert!(to.path().join("a/b/c").is_file());
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn blobs_are_written_to_and_read_from_the_clients_store() {
-    let dir = tempfile::tempdir().unwrap();
-    let to = dir.path().join("layout");
-    let output = format!("--output=type=oci,tar=false,dest={}", to.display());
-    with_client(&[&output], &[], async |session| {
-        let files = session.files();
-        let blob = vec![5; 3 << 20];
-        let digest = Digest::of(&blob);
-        let data = || stream([Bytes::from(vec![5; 3 << 20])]);
-        for _ in 0..2 {
-            let written = files.write_blob("export", &digest, blob.len() as u64, data());
-            written.await.unwrap();
-        }
-        assert_eq!(files.blob_size("export", &digest).await.unwrap(), 3 << 20);
-        let read: Vec<Bytes> = files
-            .read_blob("export", &digest)
-            .await
-            .unwrap()
-            .try_collect()
-            .await
-            .unwrap();
-        assert_eq!(read.concat(), blob);
-        let absent = files.blob_size("export", &Digest::of("absent")).await;
-        assert_eq!(absent.unwrap_err().kind, ErrorKind::NotFound);
-        let other = Digest::of("other");
-        let lie = files.write_blob("export", &other, 3 << 20, data());
-        assert!(lie.await.is_err());
     })
     .await;
 }
