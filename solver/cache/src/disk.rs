@@ -13,9 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use futures::channel::oneshot;
-use redb::{
-    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, TableDefinition,
-};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase as _, TableDefinition};
 
 use crate::kv::{Batch, Kv, Urgency, Visit};
 use crate::store::{Durable, StoreError};
@@ -42,9 +40,7 @@ struct State {
     pending: BTreeMap<Vec<u8>, Pending>,
     generation: u64,
     waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
-    snapshot: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    /// Keeps the snapshot's pages; replaced together with it.
-    _transaction: ReadTransaction,
+    snapshot: Snapshot,
     closed: bool,
 }
 
@@ -64,14 +60,13 @@ impl DiskKv {
             .create(path)
             .map_err(|e| opening(e.into()))?;
         commit(&database, &[]).map_err(opening)?;
-        let (transaction, snapshot) = snapshot(&database).map_err(opening)?;
+        let snapshot = snapshot(&database).map_err(opening)?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 pending: BTreeMap::new(),
                 generation: 0,
                 waiting: Vec::new(),
                 snapshot,
-                _transaction: transaction,
                 closed: false,
             }),
             work: Condvar::new(),
@@ -132,10 +127,7 @@ impl Shared {
             state
                 .pending
                 .retain(|_, pending| pending.generation > until);
-            let outcome = written.map(|(transaction, table)| {
-                state.snapshot = table;
-                state._transaction = transaction;
-            });
+            let outcome = written.map(|snapshot| state.snapshot = snapshot);
             let outcome = outcome.map_err(|e| StoreError::Access(Arc::new(e)));
             if let Err(error) = &outcome {
                 tracing::error!(%error, "the cache could not be written");
@@ -164,12 +156,11 @@ fn commit(database: &Database, rows: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()
     Ok(())
 }
 
-type Snapshot = (ReadTransaction, ReadOnlyTable<&'static [u8], &'static [u8]>);
+/// The rows as of one commit; keeps their pages.
+type Snapshot = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 fn snapshot(database: &Database) -> Result<Snapshot, redb::Error> {
-    let transaction = database.begin_read()?;
-    let table = transaction.open_table(ROWS)?;
-    Ok((transaction, table))
+    Ok(database.begin_read()?.open_table(ROWS)?)
 }
 
 fn access(error: impl Into<redb::Error>) -> StoreError {
@@ -199,11 +190,14 @@ impl Kv for DiskKv {
             if !row.value().starts_with(prefix) {
                 break;
             }
-            while let Some((new, pending)) = fresh.next_if(|(new, _)| new.as_slice() < row.value())
+            let mut shown = ControlFlow::Continue(());
+            while shown.is_continue()
+                && let Some((new, pending)) = fresh.next_if(|(new, _)| new.as_slice() < row.value())
             {
-                if show(new, pending, visit).is_break() {
-                    return Ok(());
-                }
+                shown = show(new, pending, visit);
+            }
+            if shown.is_break() {
+                return Ok(());
             }
             let shown = match fresh.next_if(|(new, _)| new.as_slice() == row.value()) {
                 Some((new, pending)) => show(new, pending, visit),

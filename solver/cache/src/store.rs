@@ -262,7 +262,7 @@ impl KeyIndex for KeyStore {
                 created_at: rows::decode_time(value)?,
             })
         });
-        records.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+        records.sort_by_key(|record| std::cmp::Reverse(record.created_at));
         records
     }
 

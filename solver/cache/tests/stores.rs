@@ -10,7 +10,7 @@ use shipway_cache::{
 use shipway_model::Digest;
 
 fn time(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
+    Timestamp::from_second(second).expect("small numbers are times")
 }
 
 fn root(name: &str) -> KeyId {
@@ -35,14 +35,14 @@ fn result(key: KeyId, name: &str, second: i64) -> (KeyId, ResultId, ResultInfo) 
 }
 
 fn record(store: &KeyStore, update: &Update) {
-    block_on(store.record(update)).unwrap();
+    block_on(store.record(update)).expect("the store is open");
 }
 
 /// Runs a test over every kind of store.
 fn each(test: impl Fn(KeyStore)) {
     test(KeyStore::memory());
-    let directory = tempfile::tempdir().unwrap();
-    test(KeyStore::open(&directory.path().join("cache.db")).unwrap());
+    let directory = tempfile::tempdir().expect("there is room");
+    test(KeyStore::open(&directory.path().join("cache.db")).expect("a new file opens"));
 }
 
 fn chain(store: &KeyStore) -> [KeyId; 3] {

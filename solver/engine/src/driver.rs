@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use shipway_cache::{KeyStore, ResultInfo, Update};
+use shipway_cache::KeyStore;
 use shipway_model::Failure;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::context::TaskId;
 use crate::engine::{Command, Config};
 use crate::job::{JobKey, JobShared};
-use crate::machine::{Action, Event, Keep, Machine, Ticket, WaiterId};
-use crate::tasks::{execute, guard, key, load, map};
-use crate::{EngineError, OpContext, Results, VertexProgress};
+use crate::machine::{Action, Event, Machine, Save, Ticket, WaiterId};
+use crate::tasks::{execute, guard, key, load, map, save};
+use crate::{EngineError, OpContext, Results};
 
 /// Events that are handed on together at most, so that commands need not wait long.
 const AT_A_TIME: usize = 1024;
@@ -270,13 +270,7 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
                     |ctx| execute(ctx, op, inputs, slots),
                 );
             }
-            Action::Save {
-                jobs,
-                progress,
-                name,
-                outputs,
-                completes,
-            } => self.save(jobs, progress, name, outputs, completes),
+            Action::Save(work) => self.save(work),
             Action::Complete(progress) => progress.completed(""),
             Action::Stop(task) => {
                 if let Some(running) = self.running.get(&task) {
@@ -325,46 +319,12 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
         });
     }
 
-    fn save(
-        &mut self,
-        jobs: Vec<JobKey>,
-        progress: Arc<VertexProgress>,
-        name: Arc<str>,
-        outputs: Vec<Keep<V>>,
-        completes: bool,
-    ) {
-        let save = self.next_save;
+    fn save(&mut self, work: Save<V>) {
+        let number = self.next_save;
         self.next_save += 1;
-        self.saving.insert(save, jobs);
-        let (results, store) = (Arc::clone(&self.results), self.store.clone());
-        self.tasks.spawn(async move {
-            let keys = outputs.iter().map(|keep| keep.key.key).collect();
-            let mut update = Update::default();
-            for keep in outputs {
-                let saved = guard(async { results.save(&keep.value, &name).await }).await;
-                let created_at = keep.created_at.unwrap_or_else(|| progress.now());
-                let info = ResultInfo::new(created_at, &*name);
-                match saved {
-                    Ok(result) => update.results.push((keep.key.key, result, info)),
-                    // A result that cannot be recorded is still a result.
-                    Err(error) => {
-                        tracing::warn!(%error, step = %name, "a result could not be saved")
-                    }
-                }
-                update.links.extend(keep.key.links);
-                if !keep.key.parts.0.is_empty() {
-                    update.parts.push((keep.key.key, keep.key.parts));
-                }
-            }
-            if !update.results.is_empty()
-                && let Err(error) = store.record(&update).await
-            {
-                tracing::warn!(%error, step = %name, "a result could not be recorded");
-            }
-            if completes {
-                progress.completed("");
-            }
-            (Work::Save(save), Event::Saved(keys))
-        });
+        self.saving.insert(number, work.jobs.clone());
+        let saved = save(work, Arc::clone(&self.results), self.store.clone());
+        self.tasks
+            .spawn(async move { (Work::Save(number), saved.await) });
     }
 }

@@ -34,7 +34,7 @@ mod vertex;
 mod work;
 
 use arena::Arena;
-use node::{Node, NodeId};
+use node::{Changes, Node, NodeId};
 use pending::Pending;
 use vertex::{Vertex, VertexId};
 
@@ -100,14 +100,7 @@ pub(crate) enum Action<V> {
         inputs: Vec<V>,
     },
     /// Make outputs durable; answered by [`Event::Saved`].
-    Save {
-        jobs: Vec<JobKey>,
-        progress: Arc<VertexProgress>,
-        name: Arc<str>,
-        outputs: Vec<Keep<V>>,
-        /// Whether the vertex has run, and is complete only now.
-        completes: bool,
-    },
+    Save(Save<V>),
     /// Tell that a vertex is complete which has nothing to save.
     Complete(Arc<VertexProgress>),
     /// Cancel a task. It still answers.
@@ -128,6 +121,16 @@ pub(crate) struct Ticket {
     pub(crate) progress: Arc<VertexProgress>,
     /// Jobs that had the vertex when the task began.
     pub(crate) jobs: Vec<JobKey>,
+}
+
+/// Outputs of a vertex to make durable.
+pub(crate) struct Save<V> {
+    pub(crate) jobs: Vec<JobKey>,
+    pub(crate) progress: Arc<VertexProgress>,
+    pub(crate) name: Arc<str>,
+    pub(crate) outputs: Vec<Keep<V>>,
+    /// Whether the vertex has run, and is complete only now.
+    pub(crate) completes: bool,
 }
 
 /// An output to make durable.
@@ -233,7 +236,7 @@ impl<V: Clone> Machine<V> {
 
     fn take(&mut self, event: Event<V>) {
         match event {
-            Event::Open(shared) => self.open(shared),
+            Event::Open(shared) => self.open(&shared),
             Event::Build {
                 owner,
                 waiter,
@@ -274,14 +277,14 @@ impl<V: Clone> Machine<V> {
 
     fn mark(&mut self, node: NodeId) {
         let node = self.root(node);
-        self.nodes[node].news.all = true;
+        self.nodes[node].news.changes = Changes::All;
         self.queue(node);
     }
 
     /// Notes that an input of a node changed.
     fn mark_input(&mut self, node: NodeId, at: usize) {
         if self.nodes[node].merged.is_none() {
-            self.nodes[node].news.inputs.push(at);
+            self.nodes[node].news.changes.add(at);
             self.queue(node);
         }
     }

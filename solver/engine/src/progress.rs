@@ -67,24 +67,24 @@ impl VertexProgress {
             stream,
             data,
         };
-        self.emit(Event::Log(log));
+        self.emit(&Event::Log(log));
     }
 
     /// State of a part, which replaces the earlier one with the same id.
     pub fn status(&self, status: Status) {
-        self.emit(Event::Status(status));
+        self.emit(&Event::Status(status));
     }
 
     /// Advice.
     pub fn warn(&self, warning: Warning) {
-        self.emit(Event::Warning(Box::new(warning)));
+        self.emit(&Event::Warning(Box::new(warning)));
     }
 
     /// Any event, also of another vertex that is part of this one.
-    pub fn emit(&self, event: Event) {
+    pub fn emit(&self, event: &Event) {
         let mut inner = self.lock();
-        inner.remember(&event);
-        inner.show(&event);
+        inner.remember(event);
+        inner.show(event);
     }
 
     pub(crate) fn started(&self, cached: bool) {

@@ -6,11 +6,11 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use shipway_cache::Record;
+use shipway_cache::{KeyStore, Record, ResultInfo, Update};
 use shipway_model::Failure;
 use tokio::sync::Semaphore;
 
-use crate::machine::Event;
+use crate::machine::{Event, Save};
 use crate::{CacheMap, CacheSource, OpContext, Operation, Results, VertexProgress};
 
 pub(crate) async fn map<V: Clone + Send + Sync + 'static>(
@@ -108,6 +108,40 @@ pub(crate) async fn execute<V: Clone + Send + Sync + 'static>(
         show_failure(&ctx, error);
     }
     Event::Executed(ctx.task, made)
+}
+
+/// Makes outputs durable and records them. A result that cannot be recorded is still a result.
+pub(crate) async fn save<V: Clone + Send + Sync + 'static>(
+    work: Save<V>,
+    results: Arc<dyn Results<V>>,
+    store: KeyStore,
+) -> Event<V> {
+    let keys = work.outputs.iter().map(|keep| keep.key.key).collect();
+    let mut update = Update::default();
+    for keep in work.outputs {
+        let created_at = keep.created_at.unwrap_or_else(|| work.progress.now());
+        let info = ResultInfo::new(created_at, &*work.name);
+        match guard(results.save(&keep.value, &work.name)).await {
+            Ok(result) => update.results.push((keep.key.key, result, info)),
+            Err(error) => {
+                tracing::warn!(%error, step = %work.name, "a result could not be saved");
+                continue;
+            }
+        }
+        update.links.extend(keep.key.links);
+        if !keep.key.parts.0.is_empty() {
+            update.parts.push((keep.key.key, keep.key.parts));
+        }
+    }
+    if !update.results.is_empty()
+        && let Err(error) = store.record(&update).await
+    {
+        tracing::warn!(%error, step = %work.name, "a result could not be recorded");
+    }
+    if work.completes {
+        work.progress.completed("");
+    }
+    Event::Saved(keys)
 }
 
 fn show_failure(ctx: &OpContext, error: &Failure) {

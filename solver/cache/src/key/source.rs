@@ -108,6 +108,10 @@ pub fn http(of: &Http<'_>) -> Digest {
 }
 
 /// A commit of a git repository.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the source's own independent options"
+)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Git<'a> {
     /// The commit; where an annotated tag points, unless the git directory is kept.

@@ -173,6 +173,11 @@ fn action(indexes: [Option<usize>; 3], kind: FileActionKind) -> FileAction {
     }
 }
 
+fn named(input: Option<usize>) -> UserOpt {
+    let name = "n".to_owned();
+    UserOpt::ByName { name, input }
+}
+
 fn copied(src: &str) -> Digest {
     let kind = FileActionKind::Copy(copy(src, "/f"));
     let actions = vec![action([Some(0), Some(1), Some(0)], kind)];
@@ -209,15 +214,10 @@ fn a_default_copy_has_buildkits_key() {
 
 #[test]
 fn every_file_action_is_written_as_go_does() {
-    let named = |input| UserOpt::ByName {
-        name: "n".to_owned(),
-        input,
-    };
     let mut everything = copy("s/x", "/d/");
-    everything.owner = Some(ChownOpt {
-        user: Some(named(Some(0))),
-        group: Some(UserOpt::ById(0)),
-    });
+    let group = Some(UserOpt::ById(0));
+    let user = Some(named(Some(0)));
+    everything.owner = Some(ChownOpt { user, group });
     everything.attempt_unpack = true;
     everything.include_patterns = vec!["i".to_owned()];
     everything.exclude_patterns = vec!["e".to_owned()];

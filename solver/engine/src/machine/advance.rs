@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::node::{Level, NodeId, Phase};
+use super::node::{Changes, Level, NodeId, Phase, Preparation};
 use super::{Action, Machine};
 use crate::{CacheMap, EngineError};
 
@@ -30,10 +30,12 @@ impl<V: Clone> Machine<V> {
                 self.give_up_run(id);
                 self.matching(id, want);
             }
-            Phase::Matching if node.committed && want == Level::Value && !news.all => {
-                self.inputs_changed(id, &news.inputs);
-            }
-            Phase::Matching => self.matching(id, want),
+            Phase::Matching => match news.changes {
+                Changes::Inputs(inputs) if node.committed && want == Level::Value => {
+                    self.inputs_changed(id, &inputs);
+                }
+                Changes::Inputs(_) | Changes::All => self.matching(id, want),
+            },
         }
         self.review(self.nodes[id].vertex);
     }
@@ -134,7 +136,8 @@ impl<V: Clone> Machine<V> {
     pub(super) fn unask_all(&mut self, id: NodeId) {
         self.nodes[id].committed = false;
         for at in 0..self.nodes[id].deps.len() {
-            if std::mem::take(&mut self.nodes[id].deps[at].hash) {
+            let preparation = &mut self.nodes[id].deps[at].preparation;
+            if std::mem::take(preparation) == Preparation::Wanted {
                 self.unhash(id, at);
             }
             if self.nodes[id].deps[at].ask != Level::None {

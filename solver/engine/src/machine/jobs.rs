@@ -14,9 +14,9 @@ use crate::job::{JobKey, JobShared};
 use crate::{CacheSource, Edge, EngineError, Graph, Operation, VertexProgress};
 
 impl<V: Clone> Machine<V> {
-    pub(super) fn open(&mut self, shared: Arc<JobShared>) {
+    pub(super) fn open(&mut self, shared: &Arc<JobShared>) {
         let state = JobState {
-            shared: Arc::clone(&shared),
+            shared: Arc::clone(shared),
             vertices: Vec::new(),
             sources: Vec::new(),
             cancelled: None,
@@ -163,18 +163,23 @@ impl<V: Clone> Machine<V> {
             open.extend(held.inputs.iter().map(|&n| self.nodes[n].vertex));
             for at in 0..self.vertices[vertex].nodes.len() {
                 let node = self.vertices[vertex].nodes[at];
-                if let Some(into) = self.nodes[node].merged {
-                    open.push(self.nodes[into].vertex);
-                    continue;
-                }
-                if matches!(self.nodes[node].phase, Phase::Failed(_)) {
-                    self.nodes[node].phase = Phase::Matching;
-                }
-                if brings_caches {
-                    self.look_again(node);
-                }
+                open.extend(self.renew(node, brings_caches));
             }
         }
+    }
+
+    /// Makes a node try again for a new job; gives the vertex that it is merged into.
+    fn renew(&mut self, node: NodeId, brings_caches: bool) -> Option<VertexId> {
+        if let Some(into) = self.nodes[node].merged {
+            return Some(self.nodes[into].vertex);
+        }
+        if matches!(self.nodes[node].phase, Phase::Failed(_)) {
+            self.nodes[node].phase = Phase::Matching;
+        }
+        if brings_caches {
+            self.look_again(node);
+        }
+        None
     }
 
     pub(super) fn import(&mut self, job: JobKey, source: Arc<dyn CacheSource<V>>) {
@@ -271,14 +276,12 @@ impl<V: Clone> Machine<V> {
             }
         }
         for &vertex in gone {
-            let Some(vertex_gone) = self.vertices.remove(vertex) else {
-                continue;
-            };
-            if let Some(equal) = self.by_digest.get_mut(&vertex_gone.digest) {
-                equal.retain(|v| *v != vertex);
-                if equal.is_empty() {
-                    self.by_digest.remove(&vertex_gone.digest);
-                }
+            let digest = self.vertices[vertex].digest;
+            self.vertices.remove(vertex);
+            let equal = self.by_digest.entry(digest).or_default();
+            equal.retain(|v| *v != vertex);
+            if equal.is_empty() {
+                self.by_digest.remove(&digest);
             }
         }
         for node in nodes {

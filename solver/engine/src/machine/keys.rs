@@ -273,18 +273,15 @@ impl<V: Clone> Machine<V> {
         let mut open = vec![id];
         let mut seen = std::collections::HashSet::new();
         while let Some(at) = open.pop() {
-            for &input in &self.vertices[self.nodes[at].vertex].inputs {
-                let input = self.root(input);
-                if !seen.insert(input) {
-                    continue;
-                }
-                open.push(input);
-                let vertex = &self.vertices[self.nodes[input].vertex];
-                let ways = vertex.map.done().and_then(|map| self.ways(input, map));
-                for key in &self.nodes[input].own {
-                    links.extend(rows(ways.as_deref().unwrap_or_default(), *key));
-                }
+            if at != id {
+                let vertex = &self.vertices[self.nodes[at].vertex];
+                let ways = vertex.map.done().and_then(|map| self.ways(at, map));
+                let ways = ways.unwrap_or_default();
+                links.extend(self.nodes[at].own.iter().flat_map(|key| rows(&ways, *key)));
             }
+            let inputs = self.vertices[self.nodes[at].vertex].inputs.iter();
+            let inputs = inputs.map(|&input| self.root(input));
+            open.extend(inputs.filter(|&input| seen.insert(input)));
         }
         links.sort_unstable();
         links.dedup();

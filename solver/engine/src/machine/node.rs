@@ -82,24 +82,49 @@ pub(super) struct Node<V> {
 pub(super) struct News {
     /// It waits in the queue.
     pub(super) queued: bool,
-    /// Anything may have changed, not only `inputs`.
-    pub(super) all: bool,
-    /// Inputs that changed.
-    pub(super) inputs: Vec<usize>,
+    pub(super) changes: Changes,
+}
+
+pub(super) enum Changes {
+    /// Only these inputs.
+    Inputs(Vec<usize>),
+    /// Anything.
+    All,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self::Inputs(Vec::new())
+    }
+}
+
+impl Changes {
+    pub(super) fn add(&mut self, input: usize) {
+        if let Self::Inputs(inputs) = self {
+            inputs.push(input);
+        }
+    }
+}
+
+/// How far an input is prepared and hashed for a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Preparation {
+    #[default]
+    Unwanted,
+    Wanted,
+    /// Done, prepared and hashed: ready to run with.
+    Ready,
 }
 
 /// What a node knows of one of its inputs.
 #[derive(Default)]
 pub(super) struct DepState {
     pub(super) ask: Level,
-    /// Wants the input prepared and hashed.
-    pub(super) hash: bool,
+    pub(super) preparation: Preparation,
     /// The node whose keys were looked up, and how many of them.
     pub(super) probed: Option<(NodeId, usize)>,
     /// The content key was looked up.
     pub(super) content_probed: bool,
-    /// Done, prepared and hashed.
-    pub(super) ready: bool,
     /// Keys of this node that this input leads to.
     pub(super) candidates: Vec<KeyId>,
 }

@@ -43,14 +43,16 @@ impl Pending {
                 continue;
             };
             for row in links {
-                let Some(targets) = self.links.get_mut(&(row.from, row.link)) else {
-                    continue;
-                };
-                targets.retain(|target| target != key);
-                if targets.is_empty() {
-                    self.links.remove(&(row.from, row.link));
-                }
+                self.unlink(&row);
             }
+        }
+    }
+
+    fn unlink(&mut self, row: &LinkRow) {
+        let targets = self.links.entry((row.from, row.link)).or_default();
+        targets.retain(|target| *target != row.to);
+        if targets.is_empty() {
+            self.links.remove(&(row.from, row.link));
         }
     }
 

@@ -7,9 +7,9 @@ use shipway_cache::{Record, Update};
 use shipway_model::Failure;
 
 use super::keys::rows;
-use super::node::{Level, NodeId, Phase, add};
+use super::node::{Level, NodeId, Phase, Preparation, add};
 use super::vertex::{VertexId, Work};
-use super::{Action, Keep, Machine, RunKey, Task};
+use super::{Action, Keep, Machine, RunKey, Save, Task};
 use crate::context::TaskId;
 use crate::{CacheMap, CacheSource, During, EngineError};
 
@@ -91,13 +91,7 @@ impl<V: Clone> Machine<V> {
             key,
             created_at,
         };
-        self.actions.push(Action::Save {
-            jobs: vertex.jobs.clone(),
-            progress: Arc::clone(&vertex.progress),
-            name: Arc::clone(&vertex.op.vertex().name),
-            outputs: vec![keep],
-            completes: false,
-        });
+        self.save_late(self.nodes[id].vertex, keep);
     }
 
     fn ways_or_none(
@@ -117,7 +111,7 @@ impl<V: Clone> Machine<V> {
         node.committed = true;
         node.ready = 0;
         for at in 0..map.deps.len() {
-            self.nodes[id].deps[at].ready = false;
+            self.nodes[id].deps[at].preparation = Preparation::Unwanted;
             self.ask(id, at, Level::Value);
             self.input_ready(id, at, map);
         }
@@ -152,7 +146,8 @@ impl<V: Clone> Machine<V> {
     fn input_ready(&mut self, id: NodeId, at: usize, map: &CacheMap<V>) {
         let vertex = &self.vertices[self.nodes[id].vertex];
         let done = self.nodes[self.root(vertex.inputs[at])].value().is_some();
-        if self.nodes[id].deps[at].ready || !done {
+        let dep = &self.nodes[id].deps[at];
+        if dep.preparation == Preparation::Ready || !done {
             return;
         }
         let needs_hash = map.deps[at].content.is_some() || map.deps[at].prepare.is_some();
@@ -160,7 +155,7 @@ impl<V: Clone> Machine<V> {
             self.hash(id, at);
             return;
         }
-        self.nodes[id].deps[at].ready = true;
+        self.nodes[id].deps[at].preparation = Preparation::Ready;
         self.nodes[id].ready += 1;
     }
 
@@ -191,7 +186,15 @@ impl<V: Clone> Machine<V> {
             let value = values.get(output).cloned();
             self.finish_run(id, value.as_ref());
             if let (Some(value), Some(key)) = (value, key) {
-                self.save_late(vertex, value, key);
+                let created_at = None;
+                self.save_late(
+                    vertex,
+                    Keep {
+                        value,
+                        key,
+                        created_at,
+                    },
+                );
             }
         } else if let Some(task) = self.vertices[vertex].exec.task()
             && let Some(Task::Execute { outputs, .. }) = self.tasks.get_mut(&task)
@@ -200,19 +203,16 @@ impl<V: Clone> Machine<V> {
         }
     }
 
-    fn save_late(&mut self, vertex: VertexId, value: V, key: RunKey) {
+    /// Saves what no run of now has made.
+    fn save_late(&mut self, vertex: VertexId, keep: Keep<V>) {
         let vertex = &self.vertices[vertex];
-        self.actions.push(Action::Save {
+        self.actions.push(Action::Save(Save {
             jobs: vertex.jobs.clone(),
             progress: Arc::clone(&vertex.progress),
             name: Arc::clone(&vertex.op.vertex().name),
-            outputs: vec![Keep {
-                value,
-                key,
-                created_at: None,
-            }],
+            outputs: vec![keep],
             completes: false,
-        });
+        }));
     }
 
     /// Joins a node that makes a value of the same key, if there is one and it does not stand on this node.
@@ -255,12 +255,9 @@ impl<V: Clone> Machine<V> {
             if node == lower {
                 return true;
             }
-            for &input in &self.vertices[self.nodes[node].vertex].inputs {
-                let input = self.root(input);
-                if seen.insert(input) {
-                    open.push(input);
-                }
-            }
+            let inputs = self.vertices[self.nodes[node].vertex].inputs.iter();
+            let inputs = inputs.map(|&input| self.root(input));
+            open.extend(inputs.filter(|&input| seen.insert(input)));
         }
         false
     }
@@ -323,15 +320,7 @@ impl<V: Clone> Machine<V> {
         };
         if let Some(vertex) = vertex {
             jobs.clone_from(&self.vertices[vertex].jobs);
-            self.vertices[vertex].exec = Work::Done(values.clone());
-            for node in self.vertices[vertex].nodes.clone() {
-                let running = matches!(self.nodes[node].phase, Phase::Running(_));
-                if running && self.nodes[node].merged.is_none() {
-                    let value = values.get(self.nodes[node].output);
-                    self.finish_run(node, value);
-                }
-            }
-            self.mark_vertex(vertex);
+            self.finish_runs(vertex, &values);
         }
         let kept = outputs.into_iter().filter_map(|(output, key)| {
             Some(Keep {
@@ -344,14 +333,26 @@ impl<V: Clone> Machine<V> {
         self.actions.push(if outputs.is_empty() {
             Action::Complete(progress)
         } else {
-            Action::Save {
+            Action::Save(Save {
                 jobs,
                 progress,
                 name,
                 outputs,
                 completes: true,
-            }
+            })
         });
+    }
+
+    fn finish_runs(&mut self, vertex: VertexId, values: &[V]) {
+        self.vertices[vertex].exec = Work::Done(values.to_vec());
+        for node in self.vertices[vertex].nodes.clone() {
+            let running = matches!(self.nodes[node].phase, Phase::Running(_));
+            if running && self.nodes[node].merged.is_none() {
+                let value = values.get(self.nodes[node].output);
+                self.finish_run(node, value);
+            }
+        }
+        self.mark_vertex(vertex);
     }
 
     fn finish_run(&mut self, id: NodeId, value: Option<&V>) {

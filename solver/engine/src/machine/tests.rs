@@ -15,6 +15,7 @@ use crate::{ContentKey, Dep, JobId, JobSpec, OpContext, VertexInfo};
 
 /// One vertex of a random graph.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
 struct Spec {
     plus: u8,
     /// Input (modulo what stands before), output, keyed by content.
@@ -308,16 +309,19 @@ impl Sim {
                     self.tell(Event::Discard(job));
                 }
             }
-            Step::Prune { result, told } => {
-                let results: Vec<_> = self.shelf.keys().cloned().collect();
-                if let Some(result) = results.get(result % results.len().max(1)) {
-                    self.calm = false;
-                    self.shelf.remove(result);
-                    if told {
-                        self.store.release(result).unawaited();
-                    }
-                }
-            }
+            Step::Prune { result, told } => self.prune(result, told),
+        }
+    }
+
+    fn prune(&mut self, result: usize, told: bool) {
+        let results: Vec<_> = self.shelf.keys().cloned().collect();
+        let Some(result) = results.get(result % results.len().max(1)) else {
+            return;
+        };
+        self.calm = false;
+        self.shelf.remove(result);
+        if told {
+            self.store.release(result).unawaited();
         }
     }
 
@@ -358,18 +362,12 @@ impl Sim {
                 };
                 (Event::Executed(ticket.task, made), ticket.task)
             }
-            Action::Save { outputs, .. } => {
-                self.open.push(Open::Save(outputs));
+            Action::Save(save) => {
+                self.open.push(Open::Save(save.outputs));
                 return;
             }
-            Action::Stop(stop) => {
-                for open in &mut self.open {
-                    if let Open::Event { task, stopped, .. } = open
-                        && *task == stop
-                    {
-                        *stopped = true;
-                    }
-                }
+            Action::Stop(task) => {
+                self.stop(task);
                 return;
             }
             Action::Answer(waiter, outcome) => {
@@ -392,6 +390,14 @@ impl Sim {
             task,
             stopped,
         });
+    }
+
+    fn stop(&mut self, stop: TaskId) {
+        for open in &mut self.open {
+            if let Open::Event { task, stopped, .. } = open {
+                *stopped |= *task == stop;
+            }
+        }
     }
 
     fn count(&mut self, op: &Arc<dyn Operation<i64>>, spec: &Spec) {

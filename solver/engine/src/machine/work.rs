@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shipway_cache::KeyId;
 use shipway_model::{Digest, Failure};
 
-use super::node::{Level, NodeId, Phase};
+use super::node::{Level, NodeId, Phase, Preparation};
 use super::vertex::{Vertex, VertexId, Work};
 use super::{Action, Machine, Owner, Task, Ticket};
 use crate::context::TaskId;
@@ -14,8 +14,8 @@ use crate::{CacheMap, During};
 impl<V: Clone> Machine<V> {
     /// Compares what the nodes of a vertex want with what is under way.
     pub(super) fn review(&mut self, vertex: VertexId) {
-        let wanted = self.wanted_work(vertex);
-        match (&self.vertices[vertex].map, wanted.map) {
+        let (map, exec) = self.wanted_work(vertex);
+        match (&self.vertices[vertex].map, map) {
             (Work::Idle, true) => self.start_map(vertex),
             (&Work::Running(task), false) => {
                 self.vertices[vertex].map = Work::Ending(task);
@@ -23,7 +23,7 @@ impl<V: Clone> Machine<V> {
             }
             _ => {}
         }
-        match (&self.vertices[vertex].exec, wanted.exec) {
+        match (&self.vertices[vertex].exec, exec) {
             (Work::Idle, true) => self.start_exec(vertex),
             (&Work::Running(task), false) => {
                 self.vertices[vertex].exec = Work::Ending(task);
@@ -33,24 +33,22 @@ impl<V: Clone> Machine<V> {
         }
     }
 
-    fn wanted_work(&self, vertex: VertexId) -> Wanted {
+    /// Whether some node wants the cache map, and whether some node wants the vertex run.
+    fn wanted_work(&self, vertex: VertexId) -> (bool, bool) {
         let vertex = &self.vertices[vertex];
-        let mut wanted = Wanted {
-            map: false,
-            exec: false,
-        };
+        let (mut map, mut exec) = (false, false);
         for &id in &vertex.nodes {
             let node = &self.nodes[id];
             if node.merged.is_some() || vertex.failure.is_some() {
                 continue;
             }
             match node.phase {
-                Phase::Matching => wanted.map |= node.want() > Level::None,
-                Phase::Running(_) => wanted.exec = true,
+                Phase::Matching => map |= node.want() > Level::None,
+                Phase::Running(_) => exec = true,
                 Phase::Loading(_) | Phase::Done(_) | Phase::Failed(_) => {}
             }
         }
-        wanted
+        (map, exec)
     }
 
     pub(super) fn ticket(&self, vertex: VertexId, task: TaskId) -> Ticket {
@@ -74,7 +72,7 @@ impl<V: Clone> Machine<V> {
 
     /// Has an input prepared and hashed, as soon as it is done.
     pub(super) fn hash(&mut self, id: NodeId, at: usize) {
-        self.nodes[id].deps[at].hash = true;
+        self.nodes[id].deps[at].preparation = Preparation::Wanted;
         let vertex = self.nodes[id].vertex;
         if matches!(self.vertices[vertex].hashed[at], Work::Idle) {
             self.start_hash(vertex, at);
@@ -85,10 +83,8 @@ impl<V: Clone> Machine<V> {
     pub(super) fn unhash(&mut self, id: NodeId, at: usize) {
         let vertex = self.nodes[id].vertex;
         let held = &self.vertices[vertex];
-        let wanted = held
-            .nodes
-            .iter()
-            .any(|&node| self.nodes[node].deps[at].hash);
+        let wants = |&node: &NodeId| self.nodes[node].deps[at].preparation == Preparation::Wanted;
+        let wanted = held.nodes.iter().any(wants);
         if let (&Work::Running(task), false) = (&held.hashed[at], wanted) {
             self.vertices[vertex].hashed[at] = Work::Ending(task);
             self.stop(task);
@@ -216,11 +212,6 @@ impl<V: Clone> Machine<V> {
             self.stop(task);
         }
     }
-}
-
-struct Wanted {
-    map: bool,
-    exec: bool,
 }
 
 impl<V> Vertex<V> {

@@ -24,11 +24,11 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     pub(crate) fn remove_all(&self) {
-        self.values.lock().unwrap().clear();
+        self.values.lock().expect("no holder panics").clear();
     }
 
     pub(crate) fn remove(&self, id: &ResultId) {
-        self.values.lock().unwrap().remove(id);
+        self.values.lock().expect("no holder panics").remove(id);
     }
 }
 
@@ -38,13 +38,21 @@ impl Results<i64> for Shelf {
         tokio::task::yield_now().await;
         let number = self.saves.fetch_add(1, Ordering::SeqCst);
         let id = ResultId::new(format!("result-{number}"));
-        self.values.lock().unwrap().insert(id.clone(), *value);
+        self.values
+            .lock()
+            .expect("no holder panics")
+            .insert(id.clone(), *value);
         Ok(id)
     }
 
     async fn load(&self, _: &OpContext, id: &ResultId) -> Result<Option<i64>, Failure> {
         self.loads.fetch_add(1, Ordering::SeqCst);
-        Ok(self.values.lock().unwrap().get(id).copied())
+        Ok(self
+            .values
+            .lock()
+            .expect("no holder panics")
+            .get(id)
+            .copied())
     }
 }
 
@@ -54,14 +62,14 @@ pub(crate) struct Kept(pub(crate) Mutex<Vec<Event>>);
 
 impl Sink for Kept {
     fn send(&self, event: Event) {
-        self.0.lock().unwrap().push(event);
+        self.0.lock().expect("no holder panics").push(event);
     }
 }
 
 impl Kept {
     /// The last state of a vertex.
     pub(crate) fn last(&self, name: &str) -> VertexState {
-        let events = self.0.lock().unwrap();
+        let events = self.0.lock().expect("no holder panics");
         let states = events.iter().filter_map(|event| match event {
             Event::Vertex(state) if &*state.name == name => Some(state.clone()),
             _ => None,
@@ -72,7 +80,7 @@ impl Kept {
     }
 
     pub(crate) fn logs(&self) -> Vec<String> {
-        let events = self.0.lock().unwrap();
+        let events = self.0.lock().expect("no holder panics");
         let logs = events.iter().filter_map(|event| match event {
             Event::Log(log) => Some(String::from_utf8_lossy(&log.data).into_owned()),
             _ => None,
@@ -95,6 +103,10 @@ pub(crate) enum Act {
 
 /// Adds its inputs and a number of its own.
 #[derive(Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is what one test varies"
+)]
 pub(crate) struct Adder {
     pub(crate) info: VertexInfo,
     pub(crate) plus: i64,
@@ -224,7 +236,7 @@ impl Operation<i64> for Adder {
             Act::Fail => return Err(Failure::new(format!("{} failed", self.info.name))),
             Act::Panic => panic!("{} panicked", self.info.name),
             Act::Gated(gate) => tokio::select! {
-                permit = gate.acquire() => permit.unwrap().forget(),
+                permit = gate.acquire() => permit.expect("gates stay open").forget(),
                 () = ctx.cancelled().cancelled() => return Err(Failure::cancelled()),
             },
             Act::Hang => {
@@ -234,7 +246,7 @@ impl Operation<i64> for Adder {
         }
         let sum = inputs.iter().sum::<i64>() + self.plus;
         Ok((0..self.outputs)
-            .map(|n| sum + 1000 * i64::try_from(n).unwrap())
+            .map(|n| sum + 1000 * i64::try_from(n).expect("few outputs"))
             .collect())
     }
 }
