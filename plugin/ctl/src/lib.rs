@@ -30,10 +30,10 @@ pub async fn main(argv: Vec<OsString>) -> u8 {
     let as_buildctl = name.to_string_lossy().contains("buildctl");
     let (debug, ran) = if as_buildctl {
         let line = Buildctl::parse_from(argv);
-        (line.global.debug, buildctl(line).await)
+        (line.global.debug, Box::pin(buildctl(line)).await)
     } else {
         let line = Shipway::parse_from(argv);
-        (line.global.debug, shipway(line).await)
+        (line.global.debug, Box::pin(shipway(line)).await)
     };
     match ran {
         Ok(()) => 0,
@@ -46,7 +46,7 @@ pub async fn main(argv: Vec<OsString>) -> u8 {
 
 async fn buildctl(line: Buildctl) -> Result<(), Error> {
     match line.command {
-        BuildctlCommand::Build(flags) => commands::build::run(&line.global, &flags).await,
+        BuildctlCommand::Build(flags) => Box::pin(commands::build::run(&line.global, &flags)).await,
         BuildctlCommand::Shared(command) => commands::shared(&line.global, command).await,
     }
 }
@@ -55,7 +55,7 @@ async fn shipway(line: Shipway) -> Result<(), Error> {
     match line.command {
         ShipwayCommand::Build(flags) => {
             let flags = flags.into_build_flags()?;
-            commands::build::run(&line.global, &flags).await
+            Box::pin(commands::build::run(&line.global, &flags)).await
         }
         ShipwayCommand::Shared(command) => commands::shared(&line.global, command).await,
     }

@@ -1,7 +1,12 @@
 //! The command line against a real buildkitd, found in PATH (0.33 or newer, with runc). Needs root. Base images come from
 //! a static busybox, so that no network is needed. Never runs without feature `e2e`.
 #![cfg(feature = "e2e")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a fixture that can't be set up fails its test"
+)]
 
+use std::fmt::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -289,14 +294,11 @@ fn llb_is_taken_from_standard_input() {
         ..pb::Op::default()
     }
     .encode_to_vec();
-    let digest: String = Sha256::digest(&source)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let input = pb::Input {
-        digest: format!("sha256:{digest}"),
-        index: 0,
-    };
+    let mut digest = String::from("sha256:");
+    for byte in Sha256::digest(&source) {
+        write!(digest, "{byte:02x}").unwrap();
+    }
+    let input = pb::Input { digest, index: 0 };
     let end = pb::Op {
         inputs: vec![input],
         ..pb::Op::default()

@@ -111,26 +111,48 @@ impl States {
 
     fn step(&self, tokens: &[Token], c: char, next: &mut Self) {
         for (position, token) in tokens.iter().enumerate().filter(|(at, _)| self.0[*at]) {
-            match token {
-                Token::Char(expected) if *expected == c => next.enter(tokens, position + 1),
-                Token::One if c != '/' => next.enter(tokens, position + 1),
-                Token::Many if c != '/' => next.enter(tokens, position),
-                Token::Rest => next.enter(tokens, position),
-                Token::Dirs => {
+            match token.take(c) {
+                Taken::No => {}
+                Taken::Staying => next.0[position] = true,
+                Taken::Again => next.enter(tokens, position),
+                Taken::Whole => next.enter(tokens, position + 1),
+                Taken::PerhapsWhole => {
                     next.0[position] = true;
-                    if c == '/' {
-                        next.enter(tokens, position + 1);
-                    }
+                    next.enter(tokens, position + 1);
                 }
-                Token::Class { negated, ranges } => {
-                    let inside = ranges.iter().any(|(low, high)| (*low..=*high).contains(&c));
-                    if inside != *negated {
-                        next.enter(tokens, position + 1);
-                    }
-                }
-                _ => {}
             }
         }
+    }
+}
+
+/// What a token makes of one character.
+enum Taken {
+    /// It does not match.
+    No,
+    /// It goes on, and can't end here.
+    Staying,
+    /// It goes on, and may end here.
+    Again,
+    /// It is over.
+    Whole,
+    /// It goes on, or it is over.
+    PerhapsWhole,
+}
+
+impl Token {
+    fn take(&self, c: char) -> Taken {
+        let matches = match self {
+            Self::Many if c == '/' => return Taken::No,
+            Self::Many | Self::Rest => return Taken::Again,
+            Self::Dirs if c == '/' => return Taken::PerhapsWhole,
+            Self::Dirs => return Taken::Staying,
+            Self::Char(expected) => *expected == c,
+            Self::One => c != '/',
+            Self::Class { negated, ranges } => {
+                ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated
+            }
+        };
+        if matches { Taken::Whole } else { Taken::No }
     }
 }
 

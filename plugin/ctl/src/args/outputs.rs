@@ -70,7 +70,7 @@ fn github(flag: &'static str, attrs: &mut BTreeMap<String, String>) -> Result<()
     );
     fill("token", env("ACTIONS_RUNTIME_TOKEN"));
     for key in ["url", "token"] {
-        if !attrs.contains_key(key) && !(key == "url" && attrs.contains_key("url_v2")) {
+        if !(attrs.contains_key(key) || key == "url" && attrs.contains_key("url_v2")) {
             return Err(Error::flag(
                 flag,
                 format!("cache with type gha requires {key}"),

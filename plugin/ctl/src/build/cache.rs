@@ -96,18 +96,16 @@ fn wire(entry: &CacheEntry) -> control::CacheOptionsEntry {
 fn local_import(entry: &CacheEntry) -> Result<CacheEntry, String> {
     let mut entry = entry.clone();
     let dir = PathBuf::from(&entry.attrs["src"]);
-    let digest = match entry
+    let given = entry
         .attrs
         .get("digest")
-        .filter(|digest| !digest.is_empty())
-    {
-        Some(digest) => digest.clone(),
-        None => {
-            let tag = entry.attrs.get("tag").map_or("latest", String::as_str);
-            let index = Index::open(&dir);
-            let digest = index.find(tag).map_err(|error| error.chain())?;
-            digest.ok_or_else(|| format!("no digest found for tag {tag}"))?
-        }
+        .filter(|digest| !digest.is_empty());
+    let digest = if let Some(digest) = given {
+        digest.clone()
+    } else {
+        let tag = entry.attrs.get("tag").map_or("latest", String::as_str);
+        let digest = Index::open(&dir).find(tag).map_err(|error| error.chain())?;
+        digest.ok_or_else(|| format!("no digest found for tag {tag}"))?
     };
     let store = Store::open(&dir).map_err(|error| error.chain())?;
     if !store.has(&digest) {

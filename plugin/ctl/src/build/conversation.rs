@@ -146,12 +146,12 @@ async fn drive(
     let mut bridge = build.daemon.bridge();
     let mut ping = named(build, PingRequest {});
     ping.set_timeout(PING_LIMIT);
-    let pong = bridge
+    let answer = bridge
         .ping(ping)
         .await
         .map_err(Error::call("failed to ping the build"))?;
     let can_return = |cap: &shipway_proto::apicaps::ApiCap| cap.id == "return" && cap.enabled;
-    if !pong.get_ref().frontend_api_caps.iter().any(can_return) {
+    if !answer.get_ref().frontend_api_caps.iter().any(can_return) {
         return Err(Error::Answer(
             "the daemon is too old: it can't take a returned result".to_owned(),
         ));

@@ -30,7 +30,14 @@ pub(crate) async fn run(global: &Global, flags: &BuildFlags) -> Result<(), Error
     }
     let daemon = Daemon::connect(global).await?;
     let reference = uuid::Uuid::new_v4().simple().to_string();
-    let built = build_and_show(&daemon, &plan, definition, &reference, &mut progress).await;
+    let built = Box::pin(build_and_show(
+        &daemon,
+        &plan,
+        definition,
+        &reference,
+        &mut progress,
+    ))
+    .await;
     if let Some(path) = &flags.display.ref_file {
         build::write_whole(path, reference.as_bytes())?;
     }
@@ -70,7 +77,7 @@ async fn build_and_show(
     let building = build::run(build, &mut warn);
     let show = progress.show(shown);
     tokio::select! {
-        (built, ()) = async { tokio::join!(building, show) } => built,
+        (outcome, ()) = async { tokio::join!(building, show) } => outcome,
         error = watch_signals(interrupted) => Err(error),
     }
 }

@@ -115,6 +115,12 @@ impl Value {
     }
 }
 
+impl Field {
+    fn is_left_out(&self) -> bool {
+        self.json.ends_with('?') && self.value.is_empty()
+    }
+}
+
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -131,12 +137,9 @@ impl Serialize for Value {
             Self::Map(map) => serializer.collect_map(map),
             Self::Record(fields) => {
                 let mut map = serializer.serialize_map(None)?;
-                for field in fields {
-                    match field.json.strip_suffix('?') {
-                        Some(_) if field.value.is_empty() => {}
-                        Some(name) => map.serialize_entry(name, &field.value)?,
-                        None => map.serialize_entry(field.json, &field.value)?,
-                    }
+                let present = fields.iter().filter(|field| !field.is_left_out());
+                for field in present {
+                    map.serialize_entry(field.json.trim_end_matches('?'), &field.value)?;
                 }
                 map.end()
             }

@@ -34,6 +34,7 @@ impl<W: Write + Send> Display for Lines<W> {
     fn finish(&mut self) {}
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn zero(number: &i64) -> bool {
     *number == 0
 }
@@ -149,6 +150,7 @@ struct JsonPosition {
     character: i32,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_zero(number: &i32) -> bool {
     *number == 0
 }

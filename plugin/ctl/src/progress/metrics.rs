@@ -14,6 +14,10 @@ pub(crate) struct Metrics {
 }
 
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a step may be cached, completed, both or neither"
+)]
 struct Step {
     name: String,
     cached: bool,

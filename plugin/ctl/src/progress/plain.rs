@@ -110,24 +110,14 @@ impl Floor {
                 .get(*at)
                 .is_some_and(|since| since.elapsed() > PATIENCE)
         };
-        let holder = self.holder.filter(|at| !steps[*at].has_completed());
-        match holder {
-            Some(holder) => running
-                .iter()
-                .filter(|at| **at != holder)
-                .find(overdue)
-                .or_else(|| running.iter().find(|at| **at == holder))
-                .copied(),
-            None => {
-                let loudest = running.iter().copied().max_by_key(|at| steps[*at].weight);
-                let open = || {
-                    steps.iter().position(|step| {
-                        step.has_started() && !step.has_completed() && !step.hidden
-                    })
-                };
-                loudest.or_else(open)
-            }
-        }
+        let Some(holder) = self.holder.filter(|at| !steps[*at].has_completed()) else {
+            let loudest = running.iter().copied().max_by_key(|at| steps[*at].weight);
+            let open = |step: &Step| step.has_started() && !step.has_completed() && !step.hidden;
+            return loudest.or_else(|| steps.iter().position(open));
+        };
+        let others = running.iter().filter(|at| **at != holder);
+        let kept = || running.iter().find(|at| **at == holder);
+        others.clone().find(overdue).or_else(kept).copied()
     }
 
     fn line(&mut self, number: usize, text: &str) {

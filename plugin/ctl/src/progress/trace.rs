@@ -22,6 +22,10 @@ pub(super) struct Trace {
 
 /// A step, or a group of steps shown as one.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts that arrive one by one"
+)]
 pub(super) struct Step {
     pub(super) name: String,
     pub(super) error: String,
@@ -124,16 +128,12 @@ impl Step {
 
     fn status(&mut self, status: &VertexStatus) {
         let known = self.statuses.iter().position(|known| known.id == status.id);
-        let at = match known {
-            Some(at) => {
-                self.statuses[at] = status.clone();
-                at
-            }
-            None => {
-                self.statuses.push(status.clone());
-                self.statuses.len() - 1
-            }
-        };
+        let at = known.unwrap_or(self.statuses.len());
+        if known.is_some() {
+            self.statuses[at] = status.clone();
+        } else {
+            self.statuses.push(status.clone());
+        }
         if !self.changed_statuses.contains(&at) {
             self.changed_statuses.push(at);
         }
@@ -191,12 +191,11 @@ impl Trace {
             if self.started.is_none() {
                 self.started = vertex.started.as_ref().map(nanos);
             }
-            match &vertex.progress_group {
-                Some(group) => self.member(&group.id, &group.name, vertex),
-                None => {
-                    let at = self.step(&vertex.digest);
-                    self.steps[at].vertex(vertex);
-                }
+            if let Some(group) = &vertex.progress_group {
+                self.member(&group.id, &group.name, vertex);
+            } else {
+                let at = self.step(&vertex.digest);
+                self.steps[at].vertex(vertex);
             }
         }
         for status in &event.statuses {
@@ -299,6 +298,7 @@ pub(super) mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "messages hold optional times")]
     pub(in crate::progress) fn at(millis: i32) -> Option<Timestamp> {
         Some(Timestamp {
             seconds: 100 + i64::from(millis / 1000),

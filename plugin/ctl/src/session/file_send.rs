@@ -127,7 +127,7 @@ impl FileSend {
                 "local exporter mode=delete requires a daemon with multi-platform local export support",
             )),
             Sink::Directory(path, mode) => {
-                let receiving = receive::into_directory(path.clone(), *mode, request.into_inner());
+                let receiving = receive::into_directory(path, *mode, request.into_inner());
                 let (answers, task) = receiving?;
                 self.tasks.spawn(task);
                 Ok(Box::pin(answers))

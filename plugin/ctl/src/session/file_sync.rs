@@ -142,43 +142,52 @@ impl Sender {
     async fn answer(self: Arc<Self>, mut requests: Streaming<Packet>) {
         let files = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(FILES_AT_ONCE));
-        loop {
-            let packet = match requests.message().await {
-                Ok(Some(packet)) => packet,
-                // The call is over on the other side.
-                Ok(None) | Err(_) => return,
-            };
-            match packet.r#type() {
-                PacketType::PacketReq => {
-                    let Some(path) = self.take(packet.id) else {
-                        self.refuse(format!("invalid file id {}", packet.id)).await;
-                        return;
-                    };
-                    let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-                        return;
-                    };
-                    let sender = Arc::clone(&self);
-                    files.spawn_blocking(move || {
-                        sender.send_file(packet.id, &path);
-                        drop(slot);
-                    });
-                }
-                PacketType::PacketFin => break,
+        // The call may be over on the other side.
+        while let Ok(Some(packet)) = requests.message().await {
+            let refused = match packet.r#type() {
+                PacketType::PacketReq => self.send_later(packet.id, &files, &slots).await,
                 PacketType::PacketErr => {
                     let reason = String::from_utf8_lossy(&packet.data);
-                    self.refuse(format!("error from receiver: {reason}")).await;
+                    Err(format!("error from receiver: {reason}"))
+                }
+                PacketType::PacketFin => {
+                    files.close();
+                    files.wait().await;
+                    let fin = Packet {
+                        r#type: PacketType::PacketFin.into(),
+                        ..Packet::default()
+                    };
+                    let _gone = self.outbox.send(Ok(vec![fin])).await;
                     return;
                 }
-                PacketType::PacketStat | PacketType::PacketData => {}
+                PacketType::PacketStat | PacketType::PacketData => Ok(()),
+            };
+            if let Err(reason) = refused {
+                return self.refuse(reason).await;
             }
         }
-        files.close();
-        files.wait().await;
-        let fin = Packet {
-            r#type: PacketType::PacketFin.into(),
-            ..Packet::default()
-        };
-        let _gone = self.outbox.send(Ok(vec![fin])).await;
+    }
+
+    /// Sends a file as soon as few enough others are under way.
+    async fn send_later(
+        self: &Arc<Self>,
+        id: u32,
+        files: &TaskTracker,
+        slots: &Arc<Semaphore>,
+    ) -> Result<(), String> {
+        let path = self
+            .take(id)
+            .ok_or_else(|| format!("invalid file id {id}"))?;
+        let slot = Arc::clone(slots)
+            .acquire_owned()
+            .await
+            .map_err(|error| error.to_string())?;
+        let sender = Arc::clone(self);
+        files.spawn_blocking(move || {
+            sender.send_file(id, &path);
+            drop(slot);
+        });
+        Ok(())
     }
 
     async fn refuse(&self, reason: String) {
@@ -198,20 +207,14 @@ impl Sender {
             data,
             stat: None,
         };
-        if let Ok(file) = open(&self.root.join(path)) {
-            let mut reader = Pieces { file };
-            while let Some(piece) = reader.next() {
-                let sent = match piece {
-                    Ok(piece) => self.outbox.blocking_send(Ok(vec![data(piece)])),
-                    Err(error) => {
-                        let reason = format!("reading {path}: {error}");
-                        let _gone = self.outbox.blocking_send(Err(Status::unknown(reason)));
-                        return;
-                    }
-                };
-                if sent.is_err() {
-                    return;
-                }
+        let pieces = open(&self.root.join(path)).ok().map(|file| Pieces { file });
+        for piece in pieces.into_iter().flatten() {
+            let failed = piece.is_err();
+            let packets = piece
+                .map(|piece| vec![data(piece)])
+                .map_err(|error| Status::unknown(format!("reading {path}: {error}")));
+            if self.outbox.blocking_send(packets).is_err() || failed {
+                return;
             }
         }
         let _gone = self.outbox.blocking_send(Ok(vec![data(Bytes::new())]));
@@ -233,7 +236,9 @@ struct Pieces {
     file: File,
 }
 
-impl Pieces {
+impl Iterator for Pieces {
+    type Item = std::io::Result<Bytes>;
+
     fn next(&mut self) -> Option<std::io::Result<Bytes>> {
         let mut piece = vec![0; PIECE];
         let mut filled = 0;

@@ -23,20 +23,20 @@ use crate::walk::{is_dir, is_regular, is_symlink, permissions};
 
 /// Starts receiving into `path`: the packets to answer with, and the task that makes them.
 pub(super) fn into_directory(
-    path: PathBuf,
+    path: &Path,
     mode: DirectoryMode,
     packets: Streaming<Bytes>,
 ) -> Result<
     (
-        impl Stream<Item = Result<Bytes, Status>>,
-        impl Future<Output = ()>,
+        impl Stream<Item = Result<Bytes, Status>> + use<>,
+        impl Future<Output = ()> + use<>,
     ),
     Status,
 > {
     let failed =
         |error: io::Error| Status::unknown(format!("creating {}: {error}", path.display()));
-    std::fs::create_dir_all(&path).map_err(failed)?;
-    let root = Root::open(&path).map_err(failed)?;
+    std::fs::create_dir_all(path).map_err(failed)?;
+    let root = Root::open(path).map_err(failed)?;
     // Answers are small: one request per file, whose entry the daemon has sent before.
     let (answers, stream) = mpsc::unbounded_channel();
     let task = async move {

@@ -18,24 +18,13 @@ const DEFAULT_LIFE: i64 = 60;
 /// As whom tokens are asked for.
 const CLIENT_ID: &str = "buildkit-client";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Answer {
     token: String,
     access_token: String,
     expires_in: i64,
     issued_at: Option<jiff::Timestamp>,
-}
-
-impl Default for Answer {
-    fn default() -> Self {
-        Self {
-            token: String::new(),
-            access_token: String::new(),
-            expires_in: 0,
-            issued_at: None,
-        }
-    }
 }
 
 /// Fetches a token from the realm that the registry named.
@@ -105,6 +94,7 @@ fn client(realm: &str, tls: Option<&AuthTls>) -> Result<Client, Error> {
     builder.build().map_err(unusable)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unusable(error: reqwest::Error) -> Error {
     Error::Answer(format!("token server: {}", chain(&error)))
 }
@@ -205,23 +195,24 @@ mod tests {
 
     use super::*;
 
+    fn is_complete(request: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(request).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            return false;
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        body.len() >= length.map_or(0, |length| length.parse().unwrap())
+    }
+
     /// Serves one canned answer per connection and gives the requests back.
     async fn serve(listener: TcpListener, answers: &[&str]) -> Vec<String> {
         let mut requests = Vec::new();
         for answer in answers {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = Vec::new();
-            let complete = |request: &[u8]| {
-                let text = String::from_utf8_lossy(request).into_owned();
-                let Some((head, body)) = text.split_once("\r\n\r\n") else {
-                    return false;
-                };
-                let length = head
-                    .lines()
-                    .find_map(|l| l.strip_prefix("content-length: "));
-                body.len() >= length.map_or(0, |length| length.parse().unwrap())
-            };
-            while !complete(&request) {
+            while !is_complete(&request) {
                 assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
             }
             stream.write_all(answer.as_bytes()).await.unwrap();

@@ -33,6 +33,22 @@ enum Inbound {
     Open(Box<Streaming<BytesMessage>>),
 }
 
+impl Inbound {
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<BytesMessage>, Status>> {
+        loop {
+            match self {
+                Self::Opening(opening) => {
+                    *self = Self::Open(Box::new(ready!(opening.as_mut().poll(cx))?));
+                }
+                Self::Open(stream) => {
+                    let next = futures::Stream::poll_next(Pin::new(&mut **stream), cx);
+                    return next.map(Option::transpose);
+                }
+            }
+        }
+    }
+}
+
 /// The session's byte stream.
 pub(crate) struct Tunnel {
     inbound: Inbound,
@@ -97,18 +113,9 @@ impl AsyncRead for Tunnel {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.unread.is_empty() {
-            match &mut this.inbound {
-                Inbound::Opening(opening) => {
-                    let stream = ready!(opening.as_mut().poll(cx)).map_err(|s| broken(&s))?;
-                    this.inbound = Inbound::Open(Box::new(stream));
-                }
-                Inbound::Open(stream) => {
-                    let next = ready!(futures::Stream::poll_next(Pin::new(&mut **stream), cx));
-                    let Some(message) = next.transpose().map_err(|s| broken(&s))? else {
-                        return Poll::Ready(Ok(()));
-                    };
-                    this.unread = message.data;
-                }
+            match ready!(this.inbound.poll_message(cx)).map_err(|status| broken(&status))? {
+                Some(message) => this.unread = message.data,
+                None => return Poll::Ready(Ok(())),
             }
         }
         let n = this.unread.len().min(buf.remaining());

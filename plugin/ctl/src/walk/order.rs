@@ -134,15 +134,13 @@ impl Slot {
     fn wait(&self) -> Result<Vec<Node>, WalkError> {
         let mut entries = lock(&self.entries);
         loop {
-            match entries.take() {
-                Some(read) => return read,
-                None => {
-                    entries = self
-                        .filled
-                        .wait(entries)
-                        .unwrap_or_else(PoisonError::into_inner)
-                }
+            if let Some(read) = entries.take() {
+                return read;
             }
+            entries = self
+                .filled
+                .wait(entries)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -69,7 +69,7 @@ impl Reader {
         }
         piece.truncate(n);
         let at = self.offset;
-        self.offset += n as i64;
+        self.offset += (n as u64).cast_signed();
         self.left -= n as u64;
         Ok(Some((at, piece)))
     }
@@ -281,7 +281,7 @@ impl Ingest {
             .write_all(data)
             .map_err(|error| failed("writing blob", &error))?;
         self.hash.update(data);
-        self.offset += data.len() as i64;
+        self.offset += (data.len() as u64).cast_signed();
         self.updated = now();
         Ok(())
     }

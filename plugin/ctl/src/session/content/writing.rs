@@ -22,9 +22,8 @@ pub(super) async fn serve(
         ingest: None,
     };
     loop {
-        let request = match requests.message().await {
-            Ok(Some(request)) => request,
-            Ok(None) | Err(_) => break,
+        let Ok(Some(request)) = requests.message().await else {
+            break;
         };
         let answered = write.step(&request);
         let over = answered.is_err() || request.action() == WriteAction::Commit;
