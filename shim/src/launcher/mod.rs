@@ -30,6 +30,7 @@ use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
 
+pub(crate) use self::command::find as find_program;
 use self::error::{Attempt as _, StartError, chain};
 use self::places::Places;
 use self::running::Running;

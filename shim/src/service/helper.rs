@@ -16,6 +16,7 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use serde::{Deserialize, Serialize};
 
+use super::executor::ProgramExecutor;
 use super::reaper::Reaper;
 
 /// The directory in a bundle that libcontainer keeps its state in.
@@ -151,6 +152,7 @@ impl Request {
                 let container = ContainerBuilder::new(self.id.clone(), SyscallType::default())
                     .with_root_path(&state)?
                     .with_console_socket(console.clone())
+                    .with_executor(ProgramExecutor)
                     .validate_id()?
                     .as_init(&self.bundle)
                     .with_systemd(*systemd)
@@ -167,6 +169,7 @@ impl Request {
                 let pid = ContainerBuilder::new(self.id.clone(), SyscallType::default())
                     .with_root_path(&state)?
                     .with_console_socket(console.clone())
+                    .with_executor(ProgramExecutor)
                     .as_tenant()
                     .with_process(Some(process))
                     .with_detach(true)

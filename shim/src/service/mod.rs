@@ -5,6 +5,7 @@ mod build;
 mod console;
 mod container;
 mod events;
+mod executor;
 pub(crate) mod helper;
 pub(crate) mod logger;
 mod metrics;
@@ -270,11 +271,6 @@ impl Running {
             )),
             Engine::Ordinary(_) => Group::of_process(&hierarchies, self.container.init_pid()),
         }
-    }
-
-    /// The control group with the limits and figures.
-    fn limited_group(&self) -> io::Result<Group> {
-        self.group()
     }
 
     /// Publishes the kernel's OOM kills of an ordinary container. (The launcher tells those of steps.)

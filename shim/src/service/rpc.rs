@@ -137,19 +137,23 @@ impl TaskService for Service {
 
     async fn pause(&self, _ctx: &TtrpcContext, _request: PauseRequest) -> TtrpcResult<Empty> {
         let running = self.running()?;
-        running
-            .container
-            .pause(|| running.group()?.freeze(true))
-            .map_err(pause_status)?;
+        // The container is locked while this runs, so the group is looked up before.
+        let group = running
+            .group()
+            .map_err(|error| failed(&error.to_string()))?;
+        let frozen = running.container.pause(|| group.freeze(true));
+        frozen.map_err(pause_status)?;
         Ok(Empty::default())
     }
 
     async fn resume(&self, _ctx: &TtrpcContext, _request: ResumeRequest) -> TtrpcResult<Empty> {
         let running = self.running()?;
-        running
-            .container
-            .resume(|| running.group()?.freeze(false))
-            .map_err(pause_status)?;
+        // The container is locked while this runs, so the group is looked up before.
+        let group = running
+            .group()
+            .map_err(|error| failed(&error.to_string()))?;
+        let frozen = running.container.resume(|| group.freeze(false));
+        frozen.map_err(pause_status)?;
         Ok(Empty::default())
     }
 
@@ -217,7 +221,7 @@ impl TaskService for Service {
         let resources: LinuxResources = serde_json::from_slice(&json)
             .map_err(|error| invalid(&format!("reading resources: {error}")))?;
         let group = running
-            .limited_group()
+            .group()
             .map_err(|error| failed(&error.to_string()))?;
         group
             .limit(&resources)
@@ -245,7 +249,7 @@ impl TaskService for Service {
     ) -> TtrpcResult<StatsResponse> {
         let running = self.running()?;
         let group = running
-            .limited_group()
+            .group()
             .map_err(|error| failed(&error.to_string()))?;
         let stats = super::metrics::collect(&group).map_err(|error| failed(&error.to_string()))?;
         Ok(StatsResponse {

@@ -67,7 +67,7 @@ impl Containerd {
         self.client = connect(&self.root).await;
     }
 
-    fn stop(&mut self, signal: i32) {
+    pub(crate) fn stop(&mut self, signal: i32) {
         if let Some(mut daemon) = self.daemon.take() {
             kill(daemon.id(), signal);
             daemon.wait().unwrap();
