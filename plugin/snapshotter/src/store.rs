@@ -18,7 +18,7 @@ use crate::{
     probe, recover,
     state::{Change, LayerRecord, State},
     usage::disk_usage,
-    worker::{Job, Worker},
+    worker::{Job, SYNC_EVENTUALLY, SYNC_SOON, Worker},
 };
 
 /// A handle on the store; clones share it. Dropping the last one waits for the background work in hand.
@@ -54,7 +54,7 @@ impl LayerStore {
         let recovered = recover::reconcile(&core)?;
         let worker = Worker::start(Arc::clone(&core))?;
         worker.send(Job::EmptyTrash);
-        worker.send(Job::Sync);
+        worker.send(Job::Sync(SYNC_SOON));
         for id in core.unsettled() {
             worker.send(Job::Settle(id));
         }
@@ -124,6 +124,7 @@ impl LayerStore {
         } else {
             Job::DropWork(id)
         });
+        self.worker.send(Job::Sync(SYNC_EVENTUALLY));
         Ok(())
     }
 
@@ -241,7 +242,9 @@ impl LayerStore {
         self.core.layout.scratch(name)
     }
 
-    /// Makes the contents of all layers committed so far durable. May take as long as the disk needs.
+    /// Makes the contents of all layers committed so far durable. May take as long as the disk needs. To be called when
+    /// a build has ended and before the daemon stops: what is not synced is dropped by the first start after a reboot,
+    /// even an orderly one. (Whoever forgets it loses half a minute: the store syncs by itself after that.)
     pub fn sync(&self) -> Result<()> {
         self.worker.sync(&self.core)
     }
@@ -295,7 +298,7 @@ impl LayerStore {
 
     pub(crate) fn settle_later(&self, id: LayerId) {
         self.worker.send(Job::Settle(id));
-        self.worker.send(Job::Sync);
+        self.worker.send(Job::Sync(SYNC_SOON));
     }
 
     pub(crate) fn age_out_later(&self) {

@@ -25,8 +25,13 @@ use crate::{
 /// How often pending aliases are looked at while there are any.
 const AGE_CHECK: Duration = Duration::from_mins(1);
 
-/// How long a requested sync waits for others, so that a pull of many layers does not flush the filesystem for each.
-const SYNC_DELAY: Duration = Duration::from_secs(2);
+/// How long a sync waits for others when containerd committed: a pull of many layers shall not flush the filesystem for
+/// each, but an image that was pulled shall soon survive the power.
+pub(crate) const SYNC_SOON: Duration = Duration::from_secs(2);
+
+/// The same for build steps, whose layers the daemon syncs itself when a build ends. By then the kernel has begun to
+/// write them back of its own accord.
+pub(crate) const SYNC_EVENTUALLY: Duration = Duration::from_secs(30);
 
 /// Something to do later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +40,8 @@ pub(crate) enum Job {
     Settle(LayerId),
     /// Drop a committed layer's work directory.
     DropWork(LayerId),
-    /// Make committed contents durable, soon.
-    Sync,
+    /// Make committed contents durable after this time at the latest.
+    Sync(Duration),
     /// Delete what is in the trash.
     EmptyTrash,
     /// Start looking at pending aliases.
@@ -194,9 +199,9 @@ impl Run {
                     self.drop_work(id);
                     empty = true;
                 }
-                Job::Sync => {
-                    let due = Instant::now() + SYNC_DELAY;
-                    self.sync_due = Some(self.sync_due.unwrap_or(due));
+                Job::Sync(delay) => {
+                    let due = Instant::now() + delay;
+                    self.sync_due = Some(self.sync_due.map_or(due, |earlier| earlier.min(due)));
                 }
                 Job::EmptyTrash => empty = true,
                 Job::AgeOut => {}
