@@ -408,3 +408,49 @@ fn foreign_layers_are_mounted_through_short_links() {
         base.path().canonicalize().unwrap()
     );
 }
+
+#[test]
+fn of_many_that_prepare_one_key_at_once_one_gets_it_and_nothing_is_left_of_the_others() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    for round in 0..10 {
+        let key = format!("key{round}");
+        let won = std::thread::scope(|scope| {
+            let prepare = || store.prepare(&key, "", Labels::new()).is_ok();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(prepare)).collect();
+            threads
+                .into_iter()
+                .map(|t| t.join().unwrap())
+                .filter(|won| *won)
+                .count()
+        });
+        assert_eq!(won, 1);
+    }
+    assert_eq!(
+        fs::read_dir(root.path().join("layers")).unwrap().count(),
+        10
+    );
+    assert_eq!(fs::read_dir(root.path().join("work")).unwrap().count(), 10);
+}
+
+#[test]
+fn many_namespaces_that_land_one_chain_at_once_share_one_alias() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let layer = built_layer(&store, "cache:a");
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                let namespace = format!("ns{n}");
+                let _offer = store
+                    .offer(&namespace, [("sha256:top".to_owned(), layer)])
+                    .unwrap();
+                let wanted = labels(&[(REFERENCE_LABEL, "sha256:top")]);
+                let answer = store.prepare(&format!("{namespace}/1/key"), "", wanted);
+                assert!(matches!(answer, Err(Error::EntryExists(_))));
+            });
+        }
+    });
+    assert_eq!(store.entries(&[]).unwrap().len(), 1);
+}

@@ -4,7 +4,7 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use shipway_snapshotter::{CommitInfo, Error, LayerId, LayerStore, Usage};
+use shipway_snapshotter::{CommitInfo, Error, LayerId, LayerStore, Usage, disk_usage};
 
 /// Tells the test that runs in a mount namespace of its own which directory to try.
 const REFUSED: &str = "SHIPWAY_REFUSED_ROOT";
@@ -258,4 +258,43 @@ fn a_filesystem_that_cannot_hold_layers_is_refused_by_name() {
         output.status.success() && said.contains("refused: the filesystem of"),
         "{output:?}"
     );
+}
+
+#[test]
+fn usage_is_what_du_says() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    fs::create_dir_all(dir.join("a/b/c")).unwrap();
+    fs::write(dir.join("a/big"), vec![7; 1_000_000]).unwrap();
+    fs::hard_link(dir.join("a/big"), dir.join("a/b/again")).unwrap();
+    fs::File::create(dir.join("sparse"))
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
+    std::os::unix::fs::symlink("x".repeat(200), dir.join("long-link")).unwrap();
+    std::os::unix::fs::symlink("/usr", dir.join("link-to-elsewhere")).unwrap();
+    let whiteout = rustix::fs::FileType::CharacterDevice;
+    let mode = rustix::fs::Mode::empty();
+    rustix::fs::mknodat(rustix::fs::CWD, dir.join("whiteout"), whiteout, mode, 0).unwrap();
+    fs::hard_link(dir.join("whiteout"), dir.join("a/whiteout")).unwrap();
+    let du = |flag: &str| -> u64 {
+        let said = Command::new("du")
+            .args(["-s", flag])
+            .arg(dir)
+            .output()
+            .unwrap()
+            .stdout;
+        String::from_utf8(said)
+            .unwrap()
+            .split('\t')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let expected = Usage {
+        bytes: du("--block-size=1"),
+        inodes: du("--inodes"),
+    };
+    assert_eq!(disk_usage(dir).unwrap(), expected);
 }
