@@ -29,7 +29,10 @@ fn timed<T, E>(what: &str, run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let (start, before) = (Instant::now(), processor_time());
     let done = run()?;
     let used = processor_time() - before;
-    println!("{what:<36} {:8.3} s, processor {used:6.2} s", start.elapsed().as_secs_f64());
+    println!(
+        "{what:<36} {:8.3} s, processor {used:6.2} s",
+        start.elapsed().as_secs_f64()
+    );
     io::stdout().flush().ok();
     Ok(done)
 }
@@ -37,8 +40,16 @@ fn timed<T, E>(what: &str, run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
 /// Seconds that this process has computed, kernel included: what counts on a busy machine.
 fn processor_time() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: u32 = fields.skip(11).take(2).filter_map(|field| field.parse::<u32>().ok()).sum();
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace();
+    let ticks: u32 = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u32>().ok())
+        .sum();
     f64::from(ticks) / 100.0
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::differ::{self, CAPABILITY, Change};
 use crate::error::{Context, Error, Result};
-use crate::layer::Layer;
+use crate::layer::{self, Layer};
 use crate::stack::Stack;
 use crate::stat::{Kind, Stat, Time};
 use crate::tarball::{Header, Type, Writer};
@@ -88,12 +88,26 @@ fn write_change(
             same_as,
         } => (path, stat, same_as),
     };
-    let header = header(from, path, stat, same_as.as_deref(), options)?;
-    if header.kind == Type::File && header.size > 0 {
-        let file = from.open_file(path)?;
-        return writer.file(&header, file).on("read", path);
+    let mut header = header(from, path, stat, same_as.as_deref(), options)?;
+    match (header.kind, stat.kind) {
+        (Type::File, Kind::File) => {
+            let file = from.open_file(path)?;
+            header.xattrs = capability(layer::xattr_of(&file, path, CAPABILITY)?);
+            return writer.file(&header, file).on("read", path);
+        }
+        (_, Kind::Symlink) => {}
+        _ => header.xattrs = capability(from.xattr(path, CAPABILITY)?),
     }
     writer.header(&header).map_err(Error::Sink)
+}
+
+/// The only extended attribute that layers carry.
+fn capability<'a>(value: Option<Vec<u8>>) -> Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)> {
+    let value = value.filter(|value| !value.is_empty());
+    value
+        .map(|value| (Cow::Borrowed(CAPABILITY.as_bytes()), value.into()))
+        .into_iter()
+        .collect()
 }
 
 /// The header of an entry.
@@ -123,13 +137,6 @@ fn header<'a>(
         (None, _) => Cow::Borrowed(&b""[..]),
     };
     let device = matches!(stat.kind, Kind::CharDevice | Kind::BlockDevice);
-    let capability = match stat.kind {
-        Kind::Symlink => None,
-        _ => from
-            .xattr(path, CAPABILITY)?
-            .filter(|value| !value.is_empty()),
-    };
-    let named = |value| (Cow::Borrowed(CAPABILITY.as_bytes()), Cow::Owned(value));
     Ok(Header {
         name,
         kind,
@@ -142,6 +149,6 @@ fn header<'a>(
             .latest
             .map_or(stat.mtime, |latest| stat.mtime.min(latest)),
         device: if device { stat.rdev } else { (0, 0) },
-        xattrs: capability.map(named).into_iter().collect(),
+        xattrs: Vec::new(),
     })
 }

@@ -112,8 +112,8 @@ impl Fill<'_> {
                 if self.clone_file(&source, to, name)? {
                     self.done.cloned += 1;
                 } else {
-                    transfer::copy_file(&source, to, name)?;
                     self.done.copied += 1;
+                    return transfer::copy_whole(&source, to, name, &Attributes::of(stat));
                 }
             }
             Kind::Symlink => {

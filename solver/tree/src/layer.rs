@@ -183,37 +183,73 @@ pub(crate) fn proc_path(dir: impl AsFd, name: &Path) -> PathBuf {
 /// Value of an extended attribute of a name below a directory.
 pub(crate) fn xattr_at(dir: impl AsFd, name: &Path, attr: &[u8]) -> Result<Option<Vec<u8>>> {
     let path = proc_path(dir, name);
-    let mut small = [0_u8; 256];
-    match fs::lgetxattr(&path, attr, &mut small) {
-        Ok(len) => return Ok(Some(small[..len].to_vec())),
-        Err(Errno::NODATA | Errno::NOTSUP) => return Ok(None),
-        Err(Errno::RANGE) => {}
-        Err(e) => return Err(e).on("getxattr", name),
-    }
-    let mut value = vec![0; LARGEST_XATTR];
-    let len = fs::lgetxattr(&path, attr, &mut value[..]).on("getxattr", name)?;
-    value.truncate(len);
-    Ok(Some(value))
+    value(name, |buffer| fs::lgetxattr(&path, attr, buffer))
 }
 
 /// All extended attributes of a name below a directory, sorted by name.
 pub(crate) fn xattrs_at(dir: impl AsFd, name: &Path) -> Result<Vec<Xattr>> {
-    let path = proc_path(dir.as_fd(), name);
-    let mut small = [0_u8; 512];
-    let names = match fs::llistxattr(&path, &mut small) {
-        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Ok(len) => small[..len].to_vec(),
-        Err(Errno::RANGE) => {
-            let mut large = vec![0; LARGEST_XATTR];
-            let len = fs::llistxattr(&path, &mut large[..]).on("listxattr", name)?;
-            large.truncate(len);
-            large
-        }
+    let path = proc_path(dir, name);
+    all(
+        name,
+        |buffer| fs::llistxattr(&path, buffer),
+        |attr, buffer| fs::lgetxattr(&path, attr, buffer),
+    )
+}
+
+/// Value of an extended attribute of an open file.
+pub(crate) fn xattr_of(file: impl AsFd, name: &Path, attr: &str) -> Result<Option<Vec<u8>>> {
+    let file = file.as_fd();
+    value(name, |buffer| fs::fgetxattr(file, attr, buffer))
+}
+
+/// All extended attributes of an open file, sorted by name.
+pub(crate) fn xattrs_of(file: impl AsFd, name: &Path) -> Result<Vec<Xattr>> {
+    let file = file.as_fd();
+    all(
+        name,
+        |buffer| fs::flistxattr(file, buffer),
+        |attr, buffer| fs::fgetxattr(file, attr, buffer),
+    )
+}
+
+/// Asks with a small buffer first and with the largest that can be needed if that is too short.
+fn grown(ask: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+    let mut small = [0_u8; 256];
+    match ask(&mut small) {
+        Ok(len) => return Ok(small[..len].to_vec()),
+        Err(Errno::RANGE) => {}
+        Err(e) => return Err(e),
+    }
+    let mut large = vec![0; LARGEST_XATTR];
+    let len = ask(&mut large)?;
+    large.truncate(len);
+    Ok(large)
+}
+
+fn value(
+    name: &Path,
+    ask: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+) -> Result<Option<Vec<u8>>> {
+    match grown(ask) {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+        Err(e) => Err(e).on("getxattr", name),
+    }
+}
+
+fn all(
+    name: &Path,
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    ask: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+) -> Result<Vec<Xattr>> {
+    let names = match grown(list) {
+        Ok(names) => names,
+        Err(Errno::NOTSUP) => Vec::new(),
         Err(e) => return Err(e).on("listxattr", name),
     };
     let mut found = Vec::new();
     for attr in names.split(|b| *b == 0).filter(|attr| !attr.is_empty()) {
-        if let Some(value) = xattr_at(dir.as_fd(), name, attr)? {
+        if let Some(value) = value(name, |buffer| ask(attr, buffer))? {
             found.push((attr.to_vec(), value));
         }
     }

@@ -14,6 +14,8 @@ use crate::layer::{self, Xattr};
 use crate::stat::{Kind, Owner, Stat, Time, set_mode, set_mtime, set_owner, times};
 
 const COPY_AT_ONCE: usize = 1 << 30;
+/// Files below this size are copied through memory.
+const SMALL: usize = 16 << 10;
 
 /// Attributes to give to an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,12 @@ pub fn copy_file(from: &File, to: impl AsFd, new: &Path) -> Result<File> {
     Ok(into)
 }
 
+/// The same with attributes and extended attributes.
+pub fn copy_whole(from: &File, to: impl AsFd, new: &Path, attributes: &Attributes) -> Result<()> {
+    let into = copy_file(from, to, new)?;
+    set_file_attributes(&into, new, attributes, &layer::xattrs_of(from, new)?)
+}
+
 /// Creates an empty regular file under a name that must be free.
 pub fn create_file(dir: impl AsFd, name: &Path) -> Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -77,25 +85,34 @@ pub fn create_file(dir: impl AsFd, name: &Path) -> Result<File> {
     Ok(File::from(file))
 }
 
-fn copy_contents(from: &File, into: &File) -> io::Result<()> {
+fn copy_contents(mut from: &File, mut into: &File) -> io::Result<()> {
+    let mut small = [0; SMALL];
+    let got = from.read(&mut small)?;
+    if got < SMALL {
+        into.write_all(&small[..got])?;
+        return if got == 0 {
+            Ok(())
+        } else {
+            copy_rest(from, into, &mut small)
+        };
+    }
     if fs::ioctl_ficlone(into, from).is_ok() {
         return Ok(());
     }
-    let mut any = false;
+    into.write_all(&small)?;
     loop {
         match fs::copy_file_range(from, None, into, None, COPY_AT_ONCE) {
-            Ok(0) if any => return Ok(()),
             // Some filesystems answer 0 for files that are not empty.
-            Ok(0) => break,
-            Ok(_) => any = true,
-            Err(_) if !any => break,
-            Err(e) => return Err(e.into()),
+            Ok(0) | Err(_) => return copy_rest(from, into, &mut small),
+            Ok(_) => {}
         }
     }
-    let (mut from, mut into) = (from, into);
-    let mut buffer = vec![0; 64 << 10];
+}
+
+/// Copies through memory from where both files are.
+fn copy_rest(mut from: &File, mut into: &File, buffer: &mut [u8]) -> io::Result<()> {
     loop {
-        match from.read(&mut buffer)? {
+        match from.read(buffer)? {
             0 => return Ok(()),
             got => into.write_all(&buffer[..got])?,
         }

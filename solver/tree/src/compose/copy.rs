@@ -502,7 +502,7 @@ impl<'a> Copier<'a> {
             Kind::File => {
                 let from =
                     fs::openat(dir, name, layer::READ, fs::Mode::empty()).on("open", name)?;
-                transfer::copy_file(&from.into(), upper, new)?;
+                return transfer::copy_whole(&from.into(), upper, new, &attributes);
             }
             Kind::Symlink => {
                 let target = layer::read_link(dir, name)?;

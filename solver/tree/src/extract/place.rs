@@ -81,10 +81,18 @@ impl<'a> Unpacker<'a> {
                 None => {}
             }
         }
+        if let What::New(kind) = member.what
+            && kind != Kind::Dir
+        {
+            let target = Target {
+                parent: &parent,
+                rel: parent.rel.join(base),
+            };
+            return self.leaf(member, kind, &target, contents);
+        }
         let place = self.to.place_in(&parent, base)?;
         match member.what {
-            What::New(Kind::Dir) => self.dir(member, &place),
-            What::New(kind) => self.leaf(member, kind, &place, contents),
+            What::New(_) => self.dir(member, &place),
             What::HardLink => self.hard_link(member, &place),
             What::Skip => Ok(()),
         }
@@ -184,30 +192,38 @@ impl<'a> Unpacker<'a> {
         &mut self,
         member: &Member,
         kind: Kind,
-        place: &Place,
+        target: &Target<'_>,
         contents: &mut impl Read,
     ) -> Result<()> {
-        self.replace(place)?;
         let attributes = self.attributes(member);
-        let upper = &**self.to.upper();
-        match kind {
-            Kind::File => {
-                let mut file = transfer::create_file(upper, &place.rel)?;
-                let buffer = &mut self.buffer;
-                write_contents(member, contents, &mut file, buffer, &place.rel)?;
-                return transfer::set_file_attributes(
-                    &file,
-                    &place.rel,
-                    &attributes,
-                    &member.xattrs,
-                );
-            }
-            Kind::Symlink => {
-                fs::symlinkat(&member.link[..], upper, &place.rel).on("symlink", &place.rel)?;
-            }
-            _ => transfer::create_node(upper, &place.rel, &member.stat(kind))?,
+        if kind == Kind::File {
+            let mut file = self.create(target, |upper, rel| transfer::create_file(upper, rel))?;
+            let buffer = &mut self.buffer;
+            write_contents(member, contents, &mut file, buffer, &target.rel)?;
+            return transfer::set_file_attributes(&file, &target.rel, &attributes, &member.xattrs);
         }
-        transfer::set_attributes(upper, &place.rel, kind, &attributes, &member.xattrs)
+        self.create(target, |upper, rel| match kind {
+            Kind::Symlink => fs::symlinkat(&member.link[..], upper, rel).on("symlink", rel),
+            _ => transfer::create_node(upper, rel, &member.stat(kind)),
+        })?;
+        let upper = &**self.to.upper();
+        transfer::set_attributes(upper, &target.rel, kind, &attributes, &member.xattrs)
+    }
+
+    /// Creates an entry; only if something is in the way, that goes first.
+    fn create<T>(
+        &mut self,
+        target: &Target<'_>,
+        make: impl Fn(&crate::Layer, &Path) -> Result<T>,
+    ) -> Result<T> {
+        match make(self.to.upper(), &target.rel) {
+            Err(Error::Io { cause, .. }) if cause.kind() == std::io::ErrorKind::AlreadyExists => {}
+            done => return done,
+        }
+        let name = target.rel.file_name().unwrap_or_default();
+        let place = self.to.place_in(target.parent, name)?;
+        self.replace(&place)?;
+        make(self.to.upper(), &target.rel)
     }
 
     /// Frees the name of a new entry.
@@ -268,6 +284,12 @@ impl<'a> Unpacker<'a> {
         }
         Ok(())
     }
+}
+
+/// The name of a new entry, in a directory that is in the upper.
+struct Target<'a> {
+    parent: &'a MergedDir,
+    rel: PathBuf,
 }
 
 fn write_contents(

@@ -13,7 +13,7 @@ use sha2::Digest as _;
 
 use super::header;
 use crate::error::{Context, Error, Result, shown};
-use crate::layer::{Layer, Xattr};
+use crate::layer::{self, Layer};
 use crate::stat::Kind;
 
 /// Position of an entry in an index; the root is 0.
@@ -175,16 +175,23 @@ impl LayerIndex {
         let Some(stat) = layer.stat(&path)? else {
             return Err(Error::io("lstat", shown(&path), rustix::io::Errno::NOENT));
         };
-        let xattrs: Vec<Xattr> = layer.xattrs(&path)?;
-        let mut hash = header::start(&stat, self.target(node), &xattrs);
-        if stat.kind == Kind::File && stat.size > 0 {
-            let mut file = layer.open_file(&path)?;
-            loop {
-                match file.read(buffer).on("read", &path)? {
-                    0 => break,
-                    got => hash.update(&buffer[..got]),
-                }
+        if stat.kind != Kind::File {
+            let xattrs = layer.xattrs(&path)?;
+            return Ok(header::start(&stat, self.target(node), &xattrs)
+                .finalize()
+                .into());
+        }
+        let mut file = layer.open_file(&path)?;
+        let xattrs = layer::xattrs_of(&file, &path)?;
+        let mut hash = header::start(&stat, b"", &xattrs);
+        let mut left = stat.size;
+        while left > 0 {
+            let got = file.read(buffer).on("read", &path)?;
+            if got == 0 {
+                break;
             }
+            hash.update(&buffer[..got]);
+            left = left.saturating_sub(got as u64);
         }
         Ok(hash.finalize().into())
     }
