@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::layer::{self, Layer};
 use crate::stack::Stack;
 use crate::stat::{Kind, Stat, Time};
-use crate::tarball::{Header, Type, Writer};
+use crate::tarball::{Header, Type, Writer, Xattr};
 
 /// How a layer is archived.
 #[derive(Debug, Clone, Copy, Default)]
@@ -102,7 +102,7 @@ fn write_change(
 }
 
 /// The only extended attribute that layers carry.
-fn capability<'a>(value: Option<Vec<u8>>) -> Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)> {
+fn capability<'a>(value: Option<Vec<u8>>) -> Vec<Xattr<'a>> {
     let value = value.filter(|value| !value.is_empty());
     value
         .map(|value| (Cow::Borrowed(CAPABILITY.as_bytes()), value.into()))

@@ -56,32 +56,34 @@ impl Change {
     /// The bits after the change.
     #[must_use]
     pub fn apply(&self, mode: u32, is_dir: bool) -> u32 {
-        let mut bits = mode;
-        for step in &self.0 {
-            match *step {
-                Step::Set(set) => bits |= set,
-                Step::Clear(clear) => bits &= !clear,
-                Step::SetIfExecutable(set) if is_dir || mode & EXECUTE != 0 => bits |= set,
-                Step::SetIfExecutable(_) => {}
-                Step::Copy {
-                    shift,
-                    to,
-                    clear,
-                    set,
-                } => {
-                    let value = ((bits >> shift) & 7) * EXECUTE & to;
-                    match clear {
-                        Clear::Nothing => {}
-                        Clear::Same => bits &= !value,
-                        Clear::All => bits &= !to,
-                    }
-                    if set {
-                        bits |= value;
-                    }
-                }
+        let executable = is_dir || mode & EXECUTE != 0;
+        self.0
+            .iter()
+            .fold(mode, |bits, step| step.apply(bits, executable))
+    }
+}
+
+impl Step {
+    fn apply(self, bits: u32, executable: bool) -> u32 {
+        match self {
+            Self::Set(set) => bits | set,
+            Self::SetIfExecutable(set) => bits | if executable { set } else { 0 },
+            Self::Clear(clear) => bits & !clear,
+            Self::Copy {
+                shift,
+                to,
+                clear,
+                set,
+            } => {
+                let value = (((bits >> shift) & 7) * EXECUTE) & to;
+                let kept = match clear {
+                    Clear::Nothing => bits,
+                    Clear::Same => bits & !value,
+                    Clear::All => bits & !to,
+                };
+                if set { kept | value } else { kept }
             }
         }
-        bits
     }
 }
 

@@ -34,6 +34,9 @@ pub struct Compressed {
 ///
 /// # Errors
 /// That of the sink if it fails, else that of `produce`.
+///
+/// # Panics
+/// If `sink` does.
 pub fn compress<S: Write + Send>(
     sink: S,
     how: Compression,
@@ -214,13 +217,13 @@ impl Feed {
             .checked_rem(self.jobs.len())
             .map(|at| &self.jobs[at]);
         self.sent += 1;
-        let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
         self.to_hash
             .send(Arc::clone(&block))
-            .map_err(|_| closed(()))?;
+            .map_err(|_| closed())?;
         match worker {
-            Some(worker) => worker.send(Job { block, only }).map_err(|_| closed(())),
-            None => self.direct.send(block).map_err(|_| closed(())),
+            Some(worker) => worker.send(Job { block, only }).map_err(|_| closed()),
+            None => self.direct.send(block).map_err(|_| closed()),
         }
     }
 

@@ -131,13 +131,14 @@ impl Differ<'_> {
             Some(was) => !self.same(&path, &stat, was)?,
         };
         if !stat.is_dir() {
-            return match changed {
-                true => self.present(path, stat),
-                false => self.same_inode_elsewhere(path, stat, hides),
+            return if changed {
+                self.present(path, stat)
+            } else {
+                self.same_inode_elsewhere(&path, stat, hides)
             };
         }
         if changed {
-            self.parents_of(&path)?;
+            self.report_parents()?;
             (self.report)(Change::Present {
                 path: path.clone(),
                 stat,
@@ -152,8 +153,8 @@ impl Differ<'_> {
         Ok(())
     }
 
-    /// Reports directories that have not been, from the root to the one of `path`.
-    fn parents_of(&mut self, _path: &Path) -> Result<()> {
+    /// Reports the directories around the current entry that have not been, the outermost first.
+    fn report_parents(&mut self) -> Result<()> {
         for (path, stat, reported) in &mut self.parents {
             if !*reported {
                 *reported = true;
@@ -169,7 +170,7 @@ impl Differ<'_> {
     }
 
     fn removed(&mut self, path: PathBuf) -> Result<()> {
-        self.parents_of(&path)?;
+        self.report_parents()?;
         (self.report)(Change::Removed(path))
     }
 
@@ -178,7 +179,7 @@ impl Differ<'_> {
         if stat.kind == Kind::Socket {
             return Ok(());
         }
-        self.parents_of(&path)?;
+        self.report_parents()?;
         let same_as = if stat.nlink > 1 {
             self.names.get(&stat.ino).cloned()
         } else {
@@ -210,10 +211,11 @@ impl Differ<'_> {
     }
 
     /// An unchanged file below an opaque directory is still reported if it shares its inode with a changed one.
-    fn same_inode_elsewhere(&mut self, path: PathBuf, stat: Stat, hides: bool) -> Result<()> {
+    fn same_inode_elsewhere(&mut self, path: &Path, stat: Stat, hides: bool) -> Result<()> {
         if !hides || stat.nlink < 2 || stat.kind == Kind::Socket {
             return Ok(());
         }
+        let path = path.to_path_buf();
         if self.names.contains_key(&stat.ino) {
             return self.present(path, stat);
         }

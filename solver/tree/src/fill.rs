@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, Mode, OFlags, XattrFlags};
@@ -39,8 +39,7 @@ pub fn fill(layer: &Layer, target: &Path) -> Result<Filled> {
         root: &target,
         done: Filled::default(),
         names: HashMap::new(),
-        clones: true,
-        links: true,
+        way: Way::Clone,
     };
     fill.dir(Path::new(""), &target)?;
     Ok(fill.done)
@@ -52,10 +51,27 @@ struct Fill<'a> {
     done: Filled,
     /// Where inodes with several names in this layer are.
     names: HashMap<u64, PathBuf>,
-    /// The filesystem shares extents, as far as is known.
-    clones: bool,
-    /// Both directories are on one mount, as far as is known.
-    links: bool,
+    way: Way,
+}
+
+/// The best way to give a file's contents to the target, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The filesystem shares extents.
+    Clone,
+    /// Both directories are on one mount.
+    Link,
+    /// Neither.
+    Copy,
+}
+
+/// A name in the target, and what goes there.
+struct Target<'a> {
+    dir: &'a OwnedFd,
+    name: &'a Path,
+    /// Path below the root.
+    path: PathBuf,
+    stat: Stat,
 }
 
 impl Fill<'_> {
@@ -63,115 +79,113 @@ impl Fill<'_> {
         let from = self.layer.open_dir(rel)?;
         for entry in layer::entries(&from, rel)? {
             let name = Path::new(&entry.name);
-            let stat = Stat::at(&from, name).on("lstat", &rel.join(name))?;
+            let path = rel.join(name);
+            let stat = Stat::at(&from, name).on("lstat", &path)?;
             if stat.is_dir() {
-                fs::mkdirat(to, name, Mode::from_raw_mode(0o700)).on("mkdir", &rel.join(name))?;
+                fs::mkdirat(to, name, Mode::from_raw_mode(0o700)).on("mkdir", &path)?;
                 let inner = transfer::open_dir(to, name)?;
-                self.dir(&rel.join(name), &inner)?;
+                self.dir(&path, &inner)?;
             } else {
-                self.leaf(&from, to, &entry.name, rel, &stat)?;
+                self.leaf(
+                    &from,
+                    &Target {
+                        dir: to,
+                        name,
+                        path,
+                        stat,
+                    },
+                )?;
             }
         }
-        self.dir_attributes(rel, &from, to)
+        dir_attributes(rel, &from, to)
     }
 
-    fn dir_attributes(&self, rel: &Path, from: &OwnedFd, to: &OwnedFd) -> Result<()> {
-        let stat = Stat::from(&fs::fstat(from).on("stat", rel)?);
-        let dot = Path::new(".");
-        let xattrs = layer::xattrs_at(from, dot)?;
-        if xattrs
-            .iter()
-            .any(|(name, value)| name == OPAQUE.as_bytes() && value == b"y")
-        {
-            fs::fsetxattr(to, OPAQUE, b"y", XattrFlags::empty()).on("setxattr", rel)?;
-        }
-        transfer::set_attributes(to, dot, Kind::Dir, &Attributes::of(&stat), &xattrs)
-    }
-
-    fn leaf(
-        &mut self,
-        from: &OwnedFd,
-        to: &OwnedFd,
-        name: &OsStr,
-        rel: &Path,
-        stat: &Stat,
-    ) -> Result<()> {
-        let (name, path) = (Path::new(name), rel.join(name));
-        if stat.is_whiteout() {
+    fn leaf(&mut self, from: &OwnedFd, to: &Target<'_>) -> Result<()> {
+        if to.stat.is_whiteout() {
             let kind = fs::FileType::CharacterDevice;
-            return fs::mknodat(to, name, kind, Mode::empty(), 0).on("whiteout", &path);
+            return fs::mknodat(to.dir, to.name, kind, Mode::empty(), 0).on("whiteout", &to.path);
         }
-        if stat.kind == Kind::File && self.file(from, to, name, &path, stat)? {
+        if to.stat.kind == Kind::File {
+            return self.file(from, to);
+        }
+        if to.stat.kind == Kind::Symlink {
+            let target = layer::read_link(from, to.name)?;
+            fs::symlinkat(&target[..], to.dir, to.name).on("symlink", &to.path)?;
+        } else {
+            transfer::create_node(to.dir, to.name, &to.stat)?;
+        }
+        let xattrs = layer::xattrs_at(from, to.name)?;
+        let attributes = Attributes::of(&to.stat);
+        transfer::set_attributes(to.dir, to.name, to.stat.kind, &attributes, &xattrs)
+    }
+
+    fn file(&mut self, from: &OwnedFd, to: &Target<'_>) -> Result<()> {
+        if self.link(from, to)? {
             return Ok(());
         }
-        match stat.kind {
-            Kind::File => {
-                let source = File::from(
-                    fs::openat(from, name, layer::READ, Mode::empty()).on("open", &path)?,
-                );
-                if self.clone_file(&source, to, name)? {
-                    self.done.cloned += 1;
-                } else {
-                    self.done.copied += 1;
-                    return transfer::copy_whole(&source, to, name, &Attributes::of(stat));
-                }
-            }
-            Kind::Symlink => {
-                let target = layer::read_link(from, name)?;
-                fs::symlinkat(&target[..], to, name).on("symlink", &path)?;
-            }
-            _ => transfer::create_node(to, name, stat)?,
-        }
-        let xattrs = layer::xattrs_at(from, name)?;
-        transfer::set_attributes(to, name, stat.kind, &Attributes::of(stat), &xattrs)
+        let attributes = Attributes::of(&to.stat);
+        let source = fs::openat(from, to.name, layer::READ, Mode::empty()).on("open", &to.path)?;
+        let source = File::from(source);
+        let Some(new) = self.clone_file(&source, to)? else {
+            self.done.copied += 1;
+            return transfer::copy_whole(&source, to.dir, to.name, &attributes);
+        };
+        self.done.cloned += 1;
+        let xattrs = layer::xattrs_of(&source, to.name)?;
+        transfer::set_file_attributes(&new, to.name, &attributes, &xattrs)
     }
 
     /// Gives a file another name, of the layer's file or of one that is here already, where that is right.
-    fn file(
-        &mut self,
-        from: &OwnedFd,
-        to: &OwnedFd,
-        name: &Path,
-        path: &Path,
-        stat: &Stat,
-    ) -> Result<bool> {
-        if stat.nlink > 1 {
-            if let Some(first) = self.names.get(&stat.ino) {
-                return Ok(transfer::link(self.root, first, to, name)? == Linked::Done);
+    fn link(&mut self, from: &OwnedFd, to: &Target<'_>) -> Result<bool> {
+        if to.stat.nlink > 1 {
+            if let Some(first) = self.names.get(&to.stat.ino) {
+                return Ok(transfer::link(self.root, first, to.dir, to.name)? == Linked::Done);
             }
-            self.names.insert(stat.ino, path.to_path_buf());
+            self.names.insert(to.stat.ino, to.path.clone());
         }
-        let may = stat.size >= ALWAYS_COPIED && self.links && !self.clones && !is_cron(path);
-        if !may {
+        if to.stat.size < ALWAYS_COPIED || self.way != Way::Link || is_cron(&to.path) {
             return Ok(false);
         }
-        match transfer::link(from, name, to, name)? {
+        match transfer::link(from, to.name, to.dir, to.name)? {
             Linked::Done => {
                 self.done.linked += 1;
                 return Ok(true);
             }
-            Linked::Never => self.links = false,
+            Linked::Never => self.way = Way::Copy,
             Linked::NotThis => {}
         }
         Ok(false)
     }
 
     /// Creates a file that shares the extents of another, if the filesystem can.
-    fn clone_file(&mut self, source: &File, to: impl AsFd, name: &Path) -> Result<bool> {
-        if !self.clones {
-            return Ok(false);
+    fn clone_file(&mut self, source: &File, to: &Target<'_>) -> Result<Option<File>> {
+        if self.way != Way::Clone {
+            return Ok(None);
         }
-        let new = transfer::create_file(to.as_fd(), name)?;
+        let new = transfer::create_file(to.dir, to.name)?;
         match fs::ioctl_ficlone(&new, source) {
-            Ok(()) => return Ok(true),
+            Ok(()) => return Ok(Some(new)),
             Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY | Errno::NOSYS) => {
-                self.clones = false
+                self.way = Way::Link;
             }
             Err(_) => {}
         }
-        fs::unlinkat(to, name, fs::AtFlags::empty()).on("remove", name)?;
-        Ok(false)
+        fs::unlinkat(to.dir, to.name, fs::AtFlags::empty()).on("remove", &to.path)?;
+        Ok(None)
     }
+}
+
+fn dir_attributes(rel: &Path, from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+    let stat = Stat::from(&fs::fstat(from).on("stat", rel)?);
+    let dot = Path::new(".");
+    let xattrs = layer::xattrs_at(from, dot)?;
+    if xattrs
+        .iter()
+        .any(|(name, value)| name == OPAQUE.as_bytes() && value == b"y")
+    {
+        fs::fsetxattr(to, OPAQUE, b"y", XattrFlags::empty()).on("setxattr", rel)?;
+    }
+    transfer::set_attributes(to, dot, Kind::Dir, &Attributes::of(&stat), &xattrs)
 }
 
 /// cron ignores files that have more than one name.
@@ -205,6 +219,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn a_filled_directory_is_the_same_layer() {
         let temp = tempfile::tempdir_in(".").unwrap();
         let (from, to) = (temp.path().join("from"), temp.path().join("to"));
@@ -236,7 +251,7 @@ mod tests {
             Time { sec: 5, nsec: 6 },
         )
         .unwrap();
-        let (a, _) = (Layer::open(&from).unwrap(), ());
+        let a = Layer::open(&from).unwrap();
         let filled = fill(&a, &to).unwrap();
         assert_eq!(filled.linked + filled.cloned + filled.copied, 3);
         let b = Layer::open(&to).unwrap();

@@ -192,25 +192,20 @@ impl Stack {
             if entry.kind == Kind::CharDevice && self.is_whiteout(dir, layer, &entry.name)? {
                 break;
             }
-            match &mut item {
-                None => {
-                    item = Some(Item {
-                        name: entry.name.clone(),
-                        kind: entry.kind,
-                        layer,
-                        layers: if entry.kind == Kind::Dir {
-                            vec![layer]
-                        } else {
-                            Vec::new()
-                        },
-                    });
-                }
-                Some(item) if entry.kind == Kind::Dir => item.layers.push(layer),
-                Some(_) => break,
-            }
-            if entry.kind != Kind::Dir {
+            let is_dir = entry.kind == Kind::Dir;
+            if item.is_some() && !is_dir {
                 break;
             }
+            let item = item.get_or_insert_with(|| Item {
+                name: entry.name.clone(),
+                kind: entry.kind,
+                layer,
+                layers: Vec::new(),
+            });
+            if !is_dir {
+                break;
+            }
+            item.layers.push(layer);
             let more = *order + 1 < dir.layers.len();
             if more && self.layers[layer].is_opaque(&dir.rel.join(&entry.name))? {
                 break;
@@ -322,12 +317,13 @@ impl<'a> Walk<'a> {
 
     /// Puts a path's components before what is left.
     fn push(&mut self, path: &Path) {
-        for component in path.components().collect::<Vec<_>>().into_iter().rev() {
-            match component {
-                Component::Normal(name) => self.rest.push_front(name.to_os_string()),
-                Component::ParentDir => self.rest.push_front("..".into()),
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-            }
+        let names = path.components().filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_os_string()),
+            Component::ParentDir => Some("..".into()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        });
+        for name in names.collect::<Vec<_>>().into_iter().rev() {
+            self.rest.push_front(name);
         }
     }
 

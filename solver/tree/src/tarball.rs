@@ -46,6 +46,9 @@ impl Type {
     }
 }
 
+/// Name and value of an extended attribute.
+pub type Xattr<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
 /// Header of one entry. Only whole seconds of `mtime` are written.
 #[derive(Debug, Clone)]
 pub struct Header<'a> {
@@ -68,7 +71,7 @@ pub struct Header<'a> {
     /// Device numbers.
     pub device: (u32, u32),
     /// Extended attributes, name without `SCHILY.xattr.`.
-    pub xattrs: Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>,
+    pub xattrs: Vec<Xattr<'a>>,
 }
 
 impl<'a> Header<'a> {
@@ -354,6 +357,7 @@ mod tests {
 
     /// Sizes and digests of what Go 1.26 writes for the same headers.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn headers_are_those_of_go() {
         let at = |sec| Time { sec, nsec: 0 };
         let long = [b"d/".repeat(60), b"file".to_vec()].concat();

@@ -4,6 +4,8 @@
 //! upper meanwhile, and the lower layers never change. An inode with several names is never changed in place.
 
 mod copy;
+mod leaf;
+mod levels;
 mod ops;
 mod unpack;
 

@@ -87,9 +87,10 @@ impl Composer {
 
     /// Removes a path, or with `wildcard` everything that it matches.
     pub fn rm(&mut self, path: &str, allow_not_found: bool, wildcard: bool) -> Result<()> {
-        let paths = match wildcard {
-            true => matches(self.view(), path, Last::Keep)?,
-            false => vec![PathBuf::from(path)],
+        let paths = if wildcard {
+            matches(self.view(), path, Last::Keep)?
+        } else {
+            vec![PathBuf::from(path)]
         };
         paths
             .iter()

@@ -37,7 +37,7 @@ impl Composer {
         };
         let (base, _) = self.make_dirs(&dest, &made)?;
         let base = self.copy_up_dir(&base)?;
-        let unpacker = Unpacker::new(self, Names::Confined)?.below(base, options.owner);
+        let unpacker = Unpacker::new(self, Names::Confined).below(base, options.owner);
         unpack_all(layer.open_file(&found.rel)?, unpacker, Limits::default())?;
         Ok(true)
     }

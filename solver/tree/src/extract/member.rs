@@ -86,9 +86,9 @@ impl Member {
                 b"gid" => gid = Ok(number()?),
                 b"mtime" => self.mtime = time(value).ok_or_else(|| damaged("PAX time"))?,
                 key => {
-                    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                        self.xattrs.push((name.to_vec(), value.to_vec()));
-                    }
+                    let name = key.strip_prefix(b"SCHILY.xattr.");
+                    self.xattrs
+                        .extend(name.map(|name| (name.to_vec(), value.to_vec())));
                 }
             }
         }

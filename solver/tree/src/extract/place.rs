@@ -42,9 +42,9 @@ pub(crate) struct Unpacker<'a> {
 
 impl<'a> Unpacker<'a> {
     /// Unpacks to the root.
-    pub(crate) fn new(to: &'a mut Composer, names: Names) -> Result<Self> {
+    pub(crate) fn new(to: &'a mut Composer, names: Names) -> Self {
         let base = to.view().root();
-        Ok(Self {
+        Self {
             to,
             names,
             base,
@@ -52,7 +52,7 @@ impl<'a> Unpacker<'a> {
             parents: HashMap::new(),
             times: HashMap::new(),
             buffer: vec![0; BUFFER],
-        })
+        }
     }
 
     /// The same below a directory, with an owner for all entries.
@@ -168,12 +168,11 @@ impl<'a> Unpacker<'a> {
 
     fn dir(&mut self, member: &Member, place: &Place) -> Result<()> {
         let there = place.entry.as_ref().and_then(|entry| entry.dir.as_ref());
-        match there {
-            Some(dir) => drop(self.to.copy_up_dir(dir)?),
-            None => {
-                self.forget(&place.rel);
-                self.to.make_dir(place, &NewDir::default())?;
-            }
+        if let Some(dir) = there {
+            self.to.copy_up_dir(dir)?;
+        } else {
+            self.forget(&place.rel);
+            self.to.make_dir(place, &NewDir::default())?;
         }
         let attributes = self.attributes(member);
         let upper = &**self.to.upper();

@@ -111,11 +111,10 @@ impl Content {
         let mut dirs = Vec::new();
         for (_, _, layer, node) in group {
             match self.kind((*layer, *node)) {
-                NodeKind::Whiteout => break,
                 NodeKind::Leaf | NodeKind::Symlink if dirs.is_empty() => {
                     return Some(Found::Leaf(*layer, *node));
                 }
-                NodeKind::Leaf | NodeKind::Symlink => break,
+                NodeKind::Whiteout | NodeKind::Leaf | NodeKind::Symlink => break,
                 NodeKind::Dir => dirs.push((*layer, *node)),
                 NodeKind::OpaqueDir => {
                     dirs.push((*layer, *node));

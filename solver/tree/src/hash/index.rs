@@ -139,6 +139,9 @@ impl LayerIndex {
     }
 
     /// Takes those digests that have not been taken, with as many threads as there are processors.
+    ///
+    /// # Panics
+    /// Never: threads that hash do not.
     pub fn complete(&self, layer: &Layer, wanted: &[NodeId]) -> Result<()> {
         let missing = |node: &&NodeId| self.sum(**node).is_none();
         let wanted: Vec<NodeId> = wanted.iter().filter(missing).copied().collect();
@@ -348,6 +351,9 @@ impl Builder {
     }
 
     /// Ends the directory that was begun last.
+    ///
+    /// # Panics
+    /// With more than 4 thousand million entries.
     pub fn close(&mut self) {
         if let Some(dir) = self.open.pop() {
             self.index.nodes[dir as usize].next =

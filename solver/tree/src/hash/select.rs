@@ -11,6 +11,10 @@ use crate::glob::{Glob, split_pattern};
 
 /// A choice of entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent options of the wire"
+)]
 pub struct Selector {
     /// Path, or with `wildcard` a pattern of paths.
     pub path: String,
@@ -84,9 +88,10 @@ impl Content {
     pub fn checksum(&self, selector: &Selector) -> Result<Digest> {
         let path = clean(&selector.path);
         if self.is_empty() {
-            return match path.is_empty() {
-                true => Ok(Digest::of(b"")),
-                false => Err(Error::io("open", path, rustix::io::Errno::NOENT)),
+            return if path.is_empty() {
+                Ok(Digest::of(b""))
+            } else {
+                Err(Error::io("open", path, rustix::io::Errno::NOENT))
             };
         }
         if selector.is_whole() {
@@ -98,9 +103,10 @@ impl Content {
         let mut list = Vec::with_capacity(chosen.len());
         for entry in &chosen {
             let link = entry.follow && self.is_symlink(&entry.found);
-            let digest = match link {
-                true => self.whole(&entry.path, selector.follow_links)?,
-                false => Digest::from_bytes(self.sum(entry.found.top())?),
+            let digest = if link {
+                self.whole(&entry.path, selector.follow_links)?
+            } else {
+                Digest::from_bytes(self.sum(entry.found.top())?)
             };
             list.push((&entry.path, digest));
         }
@@ -201,24 +207,7 @@ impl<'a> Choice<'a> {
 
     /// What is chosen, in order, and the prefix that paths are hashed without.
     fn run(mut self) -> Result<(String, Vec<Chosen>)> {
-        let (prefix, start) = match self.selector.wildcard {
-            true => {
-                let (literal, pattern) = split_pattern(self.path);
-                if literal == "/" {
-                    (String::new(), Some(self.content.root()))
-                } else {
-                    let found = self
-                        .content
-                        .lookup(literal.as_bytes(), !pattern.is_empty())?
-                        .1;
-                    (literal, found)
-                }
-            }
-            false => {
-                let found = self.content.lookup(self.path.as_bytes(), false)?.1;
-                (self.path.to_owned(), found)
-            }
-        };
+        let (prefix, start) = self.start()?;
         if let Some(found) = start {
             self.visit(prefix.clone(), found);
         }
@@ -232,6 +221,23 @@ impl<'a> Choice<'a> {
             }
         }
         Ok((prefix, self.chosen))
+    }
+
+    /// Where the walk begins, and the path that it has for the selector.
+    fn start(&self) -> Result<(String, Option<Found>)> {
+        if !self.selector.wildcard {
+            let found = self.content.lookup(self.path.as_bytes(), false)?.1;
+            return Ok((self.path.to_owned(), found));
+        }
+        let (literal, pattern) = split_pattern(self.path);
+        if literal == "/" {
+            return Ok((String::new(), Some(self.content.root())));
+        }
+        let found = self
+            .content
+            .lookup(literal.as_bytes(), !pattern.is_empty())?
+            .1;
+        Ok((literal, found))
     }
 
     fn visit(&mut self, path: String, found: Found) {

@@ -8,6 +8,7 @@
 //!
 //! A tree without an index is thrown away: it may be half changed. It never talks to a client.
 
+mod apply;
 mod entry;
 mod plan;
 mod store;
@@ -42,12 +43,11 @@ impl Mirror {
     /// Opens the mirror in a directory, or begins an empty one there.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self> {
         let dir = dir.into();
-        let entries = match store::read(&dir.join(INDEX))? {
-            Some(entries) => entries,
-            None => {
-                clear(&dir.join(TREE))?;
-                Vec::new()
-            }
+        let entries = if let Some(entries) = store::read(&dir.join(INDEX))? {
+            entries
+        } else {
+            clear(&dir.join(TREE))?;
+            Vec::new()
         };
         for part in [TREE, STAGE] {
             std::fs::create_dir_all(dir.join(part)).map_err(|e| Error::io("mkdir", &dir, e))?;

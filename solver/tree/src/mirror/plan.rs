@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::hash::header;
 use crate::hash::index::Sum;
 use crate::layer::Xattr;
-use crate::stat::{Kind, Time, set_mtime};
+use crate::stat::{Kind, Time};
 use crate::transfer::{self, Attributes, Linked};
 
 /// A file that the client must send: the number that it is asked for by, which is its place in the announcement.
@@ -43,7 +43,7 @@ pub struct Summary {
 
 /// How an entry comes into the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+pub(super) enum Source {
     /// It is there already.
     Kept,
     /// Made from its attributes alone, when the tree is changed.
@@ -52,12 +52,12 @@ enum Source {
     Staged,
 }
 
-struct Incoming {
-    stat: FileStat,
-    sum: Sum,
-    source: Source,
+pub(super) struct Incoming {
+    pub(super) stat: FileStat,
+    pub(super) sum: Sum,
+    pub(super) source: Source,
     /// A directory that exists but gets other attributes.
-    altered: bool,
+    pub(super) altered: bool,
 }
 
 struct Staged {
@@ -68,20 +68,20 @@ struct Staged {
 
 /// A transfer.
 pub struct Plan<'a> {
-    mirror: Mirror,
+    pub(super) mirror: Mirror,
     donors: Vec<Cursor<'a>>,
     old: Cursor<'static>,
     own: Vec<Entry>,
-    tree: OwnedFd,
-    stage: OwnedFd,
+    pub(super) tree: OwnedFd,
+    pub(super) stage: OwnedFd,
     /// The tree was empty: files go to their place at once.
-    direct: bool,
-    incoming: Vec<Incoming>,
+    pub(super) direct: bool,
+    pub(super) incoming: Vec<Incoming>,
     /// Directories announced around the current entry.
     open: Vec<String>,
     receiving: HashMap<u32, Staged>,
     waiting: usize,
-    removed: Vec<String>,
+    pub(super) removed: Vec<String>,
     summary: Summary,
 }
 
@@ -213,15 +213,12 @@ impl<'a> Plan<'a> {
             self.removed.push(stat.path.clone());
         }
         if kind == Kind::Dir {
-            let sum = bare_sum(&stat);
             if self.direct {
                 self.make_dir(&stat)?;
             }
-            let source = if was_dir || self.direct {
-                Source::Kept
-            } else {
-                Source::Made
-            };
+            let exists = was_dir || self.direct;
+            let source = if exists { Source::Kept } else { Source::Made };
+            let sum = bare_sum(&stat);
             self.incoming.push(Incoming {
                 stat,
                 sum,
@@ -230,50 +227,37 @@ impl<'a> Plan<'a> {
             });
             return Ok(None);
         }
-        if stat.is_hard_link() {
-            let Ok(first) = self
-                .incoming
-                .binary_search_by(|i| order(&i.stat.path, &stat.link))
-            else {
-                return Err(stat.refused("it is a link to what was not announced"));
-            };
-            let sum = self.incoming[first].sum;
-            self.incoming.push(Incoming {
-                stat,
-                sum,
-                source: Source::Made,
-                altered: false,
-            });
-            return Ok(None);
-        }
-        if kind != Kind::File || stat.stat().size == 0 {
-            let sum = bare_sum(&stat);
-            self.incoming.push(Incoming {
-                stat,
-                sum,
-                source: Source::Made,
-                altered: false,
-            });
-            return Ok(None);
-        }
-        if let Some(sum) = self.local(id, &stat, known)? {
-            self.incoming.push(Incoming {
-                stat,
-                sum,
-                source: Source::Staged,
-                altered: false,
-            });
-            return Ok(None);
-        }
+        let (sum, source) = if stat.is_hard_link() {
+            (self.sum_of_link(&stat)?, Source::Made)
+        } else if kind != Kind::File || stat.stat().size == 0 {
+            (bare_sum(&stat), Source::Made)
+        } else {
+            // No file has the digest of zeros: it stands for the one to come.
+            (
+                self.local(id, &stat, known)?.unwrap_or_default(),
+                Source::Staged,
+            )
+        };
+        let missing = source == Source::Staged && sum == Sum::default();
         self.incoming.push(Incoming {
             stat,
-            sum: [0; 32],
-            source: Source::Staged,
+            sum,
+            source,
             altered: false,
         });
-        self.waiting += 1;
-        self.summary.sent += 1;
-        Ok(Some(Request(id)))
+        if missing {
+            self.waiting += 1;
+            self.summary.sent += 1;
+        }
+        Ok(missing.then_some(Request(id)))
+    }
+
+    fn sum_of_link(&self, stat: &FileStat) -> Result<Sum> {
+        let first = self
+            .incoming
+            .binary_search_by(|i| order(&i.stat.path, &stat.link));
+        let first = first.map_err(|_| stat.refused("it is a link to what was not announced"))?;
+        Ok(self.incoming[first].sum)
     }
 
     /// Looks for the file's contents on this machine.
@@ -339,13 +323,14 @@ impl<'a> Plan<'a> {
 
     /// Where a file is put before the tree is changed.
     fn target(&self, id: u32, stat: &FileStat) -> (&OwnedFd, PathBuf) {
-        match self.direct {
-            true => (&self.tree, PathBuf::from(&stat.path)),
-            false => (&self.stage, PathBuf::from(id.to_string())),
+        if self.direct {
+            (&self.tree, PathBuf::from(&stat.path))
+        } else {
+            (&self.stage, PathBuf::from(id.to_string()))
         }
     }
 
-    fn make_dir(&self, stat: &FileStat) -> Result<()> {
+    pub(super) fn make_dir(&self, stat: &FileStat) -> Result<()> {
         let path = Path::new(&stat.path);
         fs::mkdirat(&self.tree, path, Mode::from_raw_mode(0o700)).on("mkdir", path)
     }
@@ -358,7 +343,7 @@ impl<'a> Plan<'a> {
         };
         if !self.receiving.contains_key(&id) {
             let incoming = self.incoming.get(id as usize).ok_or_else(unknown)?;
-            if incoming.source != Source::Staged || incoming.sum != [0; 32] {
+            if incoming.source != Source::Staged || incoming.sum != Sum::default() {
                 return Err(unknown());
             }
             let (to, name) = self.target(id, &incoming.stat);
@@ -437,111 +422,6 @@ impl<'a> Plan<'a> {
         mirror.entries = self.own;
         Ok((mirror, summary))
     }
-
-    fn apply(mut self) -> Result<Mirror> {
-        if !self.direct {
-            self.mirror.begin_change()?;
-        }
-        let mut touched: Vec<String> = Vec::new();
-        let mut gone: Option<&str> = None;
-        for path in &self.removed {
-            let inside = |dir: &str| {
-                path.strip_prefix(dir)
-                    .is_some_and(|rest| rest.starts_with('/'))
-            };
-            if !gone.is_some_and(inside) {
-                transfer::remove_all(&self.tree, Path::new(path))?;
-                touched.push(parent(path).to_owned());
-                gone = Some(path);
-            }
-        }
-        for id in 0..self.incoming.len() {
-            if self.put(id)? {
-                touched.push(parent(&self.incoming[id].stat.path).to_owned());
-            }
-        }
-        self.dir_attributes(touched)?;
-        let incoming = std::mem::take(&mut self.incoming);
-        let entries = incoming
-            .into_iter()
-            .map(|i| Entry {
-                stat: i.stat,
-                sum: i.sum,
-            })
-            .collect();
-        let mut mirror = self.mirror;
-        mirror.end_change(entries)?;
-        Ok(mirror)
-    }
-
-    /// Puts one entry in its place; gives whether its directory was changed.
-    fn put(&self, id: usize) -> Result<bool> {
-        let Incoming { stat, source, .. } = &self.incoming[id];
-        let path = Path::new(&stat.path);
-        match source {
-            Source::Kept => return Ok(false),
-            Source::Staged if self.direct => return Ok(true),
-            Source::Staged => {
-                let name = id.to_string();
-                fs::renameat(&self.stage, name.as_str(), &self.tree, path).on("rename", path)?;
-                return Ok(true);
-            }
-            Source::Made if stat.kind() == Kind::Dir => {
-                transfer::remove_all(&self.tree, path)?;
-                return self.make_dir(stat).map(|()| true);
-            }
-            Source::Made => transfer::remove_all(&self.tree, path)?,
-        }
-        match stat.kind() {
-            _ if stat.is_hard_link() => {
-                let first = Path::new(&stat.link);
-                return match transfer::link(&self.tree, first, &self.tree, path)? {
-                    Linked::Done => Ok(true),
-                    Linked::Never | Linked::NotThis => Err(stat.refused("it cannot be linked")),
-                };
-            }
-            Kind::File => {
-                finish_file(&transfer::create_file(&self.tree, path)?, stat)?;
-                return Ok(true);
-            }
-            Kind::Symlink => {
-                fs::symlinkat(stat.link.as_str(), &self.tree, path).on("symlink", path)?;
-            }
-            _ => transfer::create_node(&self.tree, path, &stat.stat())?,
-        }
-        let attributes = Attributes::of(&stat.stat());
-        transfer::set_attributes(&self.tree, path, stat.kind(), &attributes, &on_disk(stat))?;
-        Ok(true)
-    }
-
-    /// Gives directories their attributes, the innermost first, and their times again where entries were changed.
-    fn dir_attributes(&self, mut touched: Vec<String>) -> Result<()> {
-        touched.sort();
-        touched.dedup();
-        for Incoming {
-            stat,
-            altered,
-            source,
-            ..
-        } in self.incoming.iter().rev()
-        {
-            if stat.kind() != Kind::Dir {
-                continue;
-            }
-            let path = Path::new(&stat.path);
-            if *altered || *source == Source::Made {
-                let attributes = Attributes::of(&stat.stat());
-                transfer::set_attributes(&self.tree, path, Kind::Dir, &attributes, &on_disk(stat))?;
-            } else if touched.binary_search(&stat.path).is_ok() {
-                set_mtime(&self.tree, path, Time::from_nanos(stat.mtime))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
 /// The checksum of an entry without contents.
@@ -558,9 +438,10 @@ fn bare_sum(stat: &FileStat) -> Sum {
 
 /// The checksum of a staged file whose size is not the one announced.
 fn rehash(mirror: &Mirror, direct: bool, id: u32, stat: &FileStat) -> Result<Sum> {
-    let path = match direct {
-        true => mirror.tree().join(&stat.path),
-        false => mirror.stage().join(id.to_string()),
+    let path = if direct {
+        mirror.tree().join(&stat.path)
+    } else {
+        mirror.stage().join(id.to_string())
     };
     let data = std::fs::read(&path).on("read", &path)?;
     let mut hash = header::start(&stat.stat(), b"", &stat.xattrs);
@@ -569,7 +450,7 @@ fn rehash(mirror: &Mirror, direct: bool, id: u32, stat: &FileStat) -> Result<Sum
 }
 
 /// Attributes that a file gets on disk: the kernel drops capabilities when the owner changes, and so does BuildKit.
-fn on_disk(stat: &FileStat) -> Vec<Xattr> {
+pub(super) fn on_disk(stat: &FileStat) -> Vec<Xattr> {
     let kept = stat
         .xattrs
         .iter()
@@ -577,7 +458,7 @@ fn on_disk(stat: &FileStat) -> Vec<Xattr> {
     kept.cloned().collect()
 }
 
-fn finish_file(file: &File, stat: &FileStat) -> Result<()> {
+pub(super) fn finish_file(file: &File, stat: &FileStat) -> Result<()> {
     let attributes = Attributes::of(&stat.stat());
     transfer::set_file_attributes(file, Path::new(&stat.path), &attributes, &on_disk(stat))
 }

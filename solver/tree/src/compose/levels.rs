@@ -1,0 +1,370 @@
+//! The walk of a copy: directory after directory, each made when something is to go in. Patterns select entries; the
+//! directories around a selected one come with it. Metadata of directories is set when they are left.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use shipway_model::op::FileCopy;
+use shipway_patterns::{MatchInfo, PatternMatcher};
+
+use super::leaf::{Leaf, Target};
+use super::{Composer, CopyOptions, NewDir, Origin, Place};
+use crate::error::{Context, Error, Result, shown};
+use crate::stack::{Entry, Item, MergedDir};
+use crate::stat::{Kind, Stat, set_mtime};
+use crate::transfer;
+
+/// A directory being copied.
+struct Level {
+    source: Source,
+    /// Opened source directories, by layer.
+    open: Vec<(usize, OwnedFd)>,
+    dest: Option<MergedDir>,
+    rel: PathBuf,
+    /// The destination in the upper, once it is there.
+    fd: Option<OwnedFd>,
+    /// It holds nothing but what this copy puts there.
+    fresh: bool,
+    matched: Matched,
+}
+
+/// A directory of the source.
+struct Source {
+    dir: MergedDir,
+    layer: usize,
+    stat: Stat,
+}
+
+/// What patterns say of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// It is copied.
+    Taken,
+    /// It is not, but what is below it may be.
+    Passed,
+    /// Neither it nor anything below.
+    Skipped,
+}
+
+/// Which patterns match a directory.
+#[derive(Default)]
+struct Matched {
+    include: MatchInfo,
+    exclude: MatchInfo,
+}
+
+/// A copy under way.
+pub(super) struct Copier<'a> {
+    pub(super) to: &'a mut Composer,
+    pub(super) from: &'a Origin,
+    pub(super) options: &'a CopyOptions,
+    /// Remove what is in the way.
+    replace: bool,
+    include: Option<PatternMatcher>,
+    exclude: Option<PatternMatcher>,
+    levels: Vec<Level>,
+    /// Where an inode of a source layer with several names has been copied to.
+    pub(super) inodes: HashMap<(usize, u64), PathBuf>,
+    /// Layers whose files cannot be linked to the upper.
+    pub(super) unlinkable: Vec<usize>,
+}
+
+impl<'a> Copier<'a> {
+    pub(super) fn new(
+        to: &'a mut Composer,
+        from: &'a Origin,
+        action: &FileCopy,
+        options: &'a CopyOptions,
+    ) -> Result<Self> {
+        let matcher = |patterns: &[String]| match patterns {
+            [] => Ok(None),
+            _ => PatternMatcher::new(patterns)
+                .map(Some)
+                .map_err(|e| Error::Pattern(e.to_string())),
+        };
+        // A second name in the upper itself would be a hard link in its archive.
+        let own = |layer: &usize| from.tree.layers()[*layer].path() == to.upper().path();
+        let unlinkable = (0..from.tree.layers().len()).filter(own).collect();
+        Ok(Self {
+            to,
+            from,
+            options,
+            replace: action.always_replace,
+            include: matcher(&action.include_patterns)?,
+            exclude: matcher(&action.exclude_patterns)?,
+            levels: Vec::new(),
+            inodes: HashMap::new(),
+            unlinkable,
+        })
+    }
+
+    /// Copies an entry of the source to a path whose parent exists.
+    pub(super) fn top(&mut self, rel: &Path, entry: Entry, target: &Path) -> Result<()> {
+        let place = match target.file_name() {
+            Some(_) => self.to.place(target)?,
+            None => Place {
+                parent: self.to.view().root(),
+                rel: PathBuf::new(),
+                entry: self.to.view().root_entry()?,
+            },
+        };
+        let Entry { layer, stat, dir } = entry;
+        if let Some(dir) = dir {
+            let source = Source { dir, layer, stat };
+            return self.directory(source, place, Choice::Taken, Matched::default());
+        }
+        let parent = rel.parent().unwrap_or(Path::new(""));
+        let fd = self.from.tree.layers()[layer].open_dir(parent)?;
+        self.clear_way(&place, false)?;
+        self.to.vacate(&place)?;
+        let upper = transfer::open_dir(&**self.to.upper(), place.parent.rel.as_path())?;
+        let leaf = Leaf {
+            fd: &fd,
+            name: rel.file_name().unwrap_or_default(),
+            layer,
+            stat,
+        };
+        let name = place.rel.file_name().unwrap_or_default();
+        self.leaf(
+            &leaf,
+            &Target {
+                dir: &upper,
+                name: Path::new(name),
+                rel: &place.rel,
+            },
+        )
+    }
+
+    /// Copies a directory. The outermost one's metadata is only given to a directory that this makes.
+    fn directory(
+        &mut self,
+        source: Source,
+        place: Place,
+        choice: Choice,
+        matched: Matched,
+    ) -> Result<()> {
+        let outermost = self.levels.is_empty();
+        let taken = choice == Choice::Taken;
+        if taken {
+            self.clear_way(&place, true)?;
+        }
+        let dest = place.entry.and_then(|entry| entry.dir);
+        let keeps_metadata = outermost && dest.is_some();
+        let (open, rel) = (Vec::new(), place.rel);
+        self.levels.push(Level {
+            source,
+            open,
+            dest,
+            rel,
+            fd: None,
+            fresh: false,
+            matched,
+        });
+        if taken {
+            self.prepare()?;
+        }
+        self.children()?;
+        let level = self.levels.pop().expect("it was pushed above");
+        let Some(fd) = level.fd.filter(|_| taken) else {
+            return Ok(());
+        };
+        if keeps_metadata {
+            let mtime = self.options.mtime.unwrap_or(level.source.stat.mtime);
+            return set_mtime(&fd, Path::new("."), mtime);
+        }
+        self.dir_attributes(&fd, &level.source)
+    }
+
+    fn dir_attributes(&self, fd: &OwnedFd, source: &Source) -> Result<()> {
+        let xattrs = self.from.tree.layers()[source.layer].xattrs(&source.dir.rel)?;
+        let attributes = self.options.attributes(&source.stat);
+        transfer::set_attributes(fd, Path::new("."), Kind::Dir, &attributes, &xattrs)
+    }
+
+    fn children(&mut self) -> Result<()> {
+        let at = self.levels.len() - 1;
+        let source = self.levels[at].source.dir.clone();
+        for item in self.from.tree.list(&source)? {
+            let (choice, matched) = self.choose(at, &item);
+            let is_dir = item.kind == Kind::Dir;
+            if choice == Choice::Taken || (choice == Choice::Passed && is_dir) {
+                self.child(at, &source, &item, (choice, matched))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn child(
+        &mut self,
+        at: usize,
+        source: &MergedDir,
+        item: &Item,
+        (choice, matched): (Choice, Matched),
+    ) -> Result<()> {
+        let (layer, name) = (item.layer, Path::new(&item.name));
+        let stat =
+            Stat::at(self.source_fd(at, layer)?, name).on("lstat", &source.rel.join(name))?;
+        if item.kind == Kind::Dir {
+            let place = self.place(at, &item.name)?;
+            let source = Source {
+                dir: source.child(item),
+                layer,
+                stat,
+            };
+            return self.directory(source, place, choice, matched);
+        }
+        if !self.levels[at].fresh {
+            let place = self.place(at, &item.name)?;
+            self.clear_way(&place, false)?;
+            self.prepare()?;
+            if !self.levels[at].fresh {
+                self.to.vacate(&place)?;
+            }
+        }
+        let level = &mut self.levels[at];
+        let rel = level.rel.join(name);
+        let upper = level.fd.take().expect("prepare opens every level");
+        let open = std::mem::take(&mut level.open);
+        let fd = &open
+            .iter()
+            .find(|(of, _)| *of == layer)
+            .expect("it was opened above")
+            .1;
+        let leaf = Leaf {
+            fd,
+            name: &item.name,
+            layer,
+            stat,
+        };
+        let done = self.leaf(
+            &leaf,
+            &Target {
+                dir: &upper,
+                name,
+                rel: &rel,
+            },
+        );
+        let level = &mut self.levels[at];
+        (level.fd, level.open) = (Some(upper), open);
+        done
+    }
+
+    fn source_fd(&mut self, at: usize, layer: usize) -> Result<&OwnedFd> {
+        let level = &mut self.levels[at];
+        let known = level.open.iter().position(|(of, _)| *of == layer);
+        let index = if let Some(index) = known {
+            index
+        } else {
+            let fd = self.from.tree.layers()[layer].open_dir(&level.source.dir.rel)?;
+            level.open.push((layer, fd));
+            level.open.len() - 1
+        };
+        Ok(&level.open[index].1)
+    }
+
+    fn place(&self, at: usize, name: &OsStr) -> Result<Place> {
+        let level = &self.levels[at];
+        if let Some(dest) = level.dest.as_ref().filter(|_| !level.fresh) {
+            return self.to.place_in(dest, name);
+        }
+        let parent = MergedDir {
+            rel: level.rel.clone(),
+            layers: vec![self.to.top],
+        };
+        Ok(Place {
+            parent,
+            rel: level.rel.join(name),
+            entry: None,
+        })
+    }
+
+    /// Refuses, or with `replace` removes, what is in the way of an entry.
+    fn clear_way(&mut self, place: &Place, is_dir: bool) -> Result<()> {
+        let Some(there) = place.entry.as_ref().map(|entry| entry.stat) else {
+            return Ok(());
+        };
+        match (is_dir, there.is_dir()) {
+            (true, true) => Ok(()),
+            _ if self.replace => self.to.vacate(place).map(drop),
+            (true, false) => Err(Error::NotADirectory(shown(&place.rel))),
+            (false, true) => Err(Error::IsADirectory(shown(&place.rel))),
+            (false, false) => Ok(()),
+        }
+    }
+
+    /// Makes the destinations of all levels that are not there yet.
+    fn prepare(&mut self) -> Result<()> {
+        let first = self.levels.iter().position(|level| level.fd.is_none());
+        for at in first.unwrap_or(self.levels.len())..self.levels.len() {
+            let (dest, fresh) = match &self.levels[at].dest {
+                Some(dest) => (self.to.copy_up_dir(dest)?, false),
+                None => (self.make(at)?, true),
+            };
+            let level = &self.levels[at];
+            let fd = transfer::open_dir(&**self.to.upper(), &level.rel)?;
+            if fresh && at + 1 < self.levels.len() {
+                self.dir_attributes(&fd, &level.source)?;
+            }
+            let level = &mut self.levels[at];
+            (level.dest, level.fresh, level.fd) = (Some(dest), fresh, Some(fd));
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, at: usize) -> Result<MergedDir> {
+        let rel = &self.levels[at].rel;
+        let above = at
+            .checked_sub(1)
+            .and_then(|above| self.levels[above].dest.clone());
+        let place = match above {
+            Some(parent) => Place {
+                parent,
+                rel: rel.clone(),
+                entry: None,
+            },
+            None => self.to.place(rel)?,
+        };
+        self.to.make_dir(&place, &NewDir::default())
+    }
+
+    fn choose(&self, at: usize, item: &Item) -> (Choice, Matched) {
+        let mut matched = Matched::default();
+        if self.include.is_none() && self.exclude.is_none() {
+            return (Choice::Taken, matched);
+        }
+        let level = &self.levels[at];
+        let path = level.source.dir.rel.join(&item.name);
+        let below = path
+            .strip_prefix(&self.levels[0].source.dir.rel)
+            .unwrap_or(&path);
+        let path = below.to_string_lossy();
+        let mut choice = Choice::Taken;
+        if let Some(include) = &self.include {
+            let (matches, info) = include.enter(&path, &level.matched.include);
+            matched.include = info;
+            if !matches {
+                let hope = include.may_match_below(&path);
+                choice = if hope {
+                    Choice::Passed
+                } else {
+                    Choice::Skipped
+                };
+            }
+        }
+        if let Some(exclude) = &self.exclude {
+            let (matches, info) = exclude.enter(&path, &level.matched.exclude);
+            matched.exclude = info;
+            if matches {
+                let hope = choice != Choice::Skipped && exclude.has_exceptions();
+                choice = if hope {
+                    Choice::Passed
+                } else {
+                    Choice::Skipped
+                };
+            }
+        }
+        (choice, matched)
+    }
+}
