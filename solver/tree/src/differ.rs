@@ -132,7 +132,7 @@ impl Differ<'_> {
         };
         if !stat.is_dir() {
             return if changed {
-                self.present(path, stat)
+                self.present(&path, stat)
             } else {
                 self.same_inode_elsewhere(&path, stat, hides)
             };
@@ -175,32 +175,30 @@ impl Differ<'_> {
     }
 
     /// Reports a changed entry that is no directory, and names of the same inode that were held back.
-    fn present(&mut self, path: PathBuf, stat: Stat) -> Result<()> {
+    fn present(&mut self, path: &Path, stat: Stat) -> Result<()> {
         if stat.kind == Kind::Socket {
             return Ok(());
         }
         self.report_parents()?;
-        let same_as = if stat.nlink > 1 {
-            self.names.get(&stat.ino).cloned()
-        } else {
-            None
-        };
-        if stat.nlink > 1 && same_as.is_none() {
-            self.names.insert(stat.ino, path.clone());
-        }
+        let linked = stat.nlink > 1;
+        let same_as = self.names.get(&stat.ino).filter(|_| linked).cloned();
         let first = same_as.is_none();
-        (self.report)(Change::Present {
-            path: path.clone(),
+        if linked && first {
+            self.names.insert(stat.ino, path.to_path_buf());
+        }
+        let change = Change::Present {
+            path: path.to_path_buf(),
             stat,
             same_as,
-        })?;
+        };
+        (self.report)(change)?;
         let held = if first {
             self.unchanged.remove(&stat.ino)
         } else {
             None
         };
         for (other, stat) in held.into_iter().flatten() {
-            let same_as = Some(path.clone());
+            let same_as = Some(path.to_path_buf());
             (self.report)(Change::Present {
                 path: other,
                 stat,
@@ -217,7 +215,7 @@ impl Differ<'_> {
         }
         let path = path.to_path_buf();
         if self.names.contains_key(&stat.ino) {
-            return self.present(path, stat);
+            return self.present(&path, stat);
         }
         self.unchanged
             .entry(stat.ino)

@@ -246,7 +246,7 @@ mod tests {
         )
         .unwrap();
         set_mtime(
-            &std_fs::File::open(&from).unwrap(),
+            std_fs::File::open(&from).unwrap(),
             Path::new("d"),
             Time { sec: 5, nsec: 6 },
         )

@@ -300,14 +300,14 @@ impl<'a> Walk<'a> {
     fn run(mut self, path: &Path, last: Last) -> Result<Resolved> {
         self.push(path);
         while let Some(name) = self.rest.pop_front() {
-            if name.as_bytes() == b".." {
-                if self.seen.len() > 1 {
+            match name.as_bytes() {
+                b".." if self.seen.len() > 1 => {
                     self.rel.pop();
                     self.seen.pop();
                 }
-                continue;
+                b".." => {}
+                _ => self.step(&name, last)?,
             }
-            self.step(&name, last)?;
         }
         Ok(Resolved {
             rel: self.rel,

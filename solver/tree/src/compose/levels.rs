@@ -48,6 +48,12 @@ enum Choice {
     Skipped,
 }
 
+impl Choice {
+    fn passed_if(hope: bool) -> Self {
+        if hope { Self::Passed } else { Self::Skipped }
+    }
+}
+
 /// Which patterns match a directory.
 #[derive(Default)]
 struct Matched {
@@ -340,29 +346,20 @@ impl<'a> Copier<'a> {
             .strip_prefix(&self.levels[0].source.dir.rel)
             .unwrap_or(&path);
         let path = below.to_string_lossy();
-        let mut choice = Choice::Taken;
+        let (mut choice, around) = (Choice::Taken, &level.matched);
         if let Some(include) = &self.include {
-            let (matches, info) = include.enter(&path, &level.matched.include);
+            let (hit, info) = include.enter(&path, &around.include);
             matched.include = info;
-            if !matches {
-                let hope = include.may_match_below(&path);
-                choice = if hope {
-                    Choice::Passed
-                } else {
-                    Choice::Skipped
-                };
+            if !hit {
+                choice = Choice::passed_if(include.may_match_below(&path));
             }
         }
         if let Some(exclude) = &self.exclude {
-            let (matches, info) = exclude.enter(&path, &level.matched.exclude);
+            let (hit, info) = exclude.enter(&path, &around.exclude);
             matched.exclude = info;
-            if matches {
+            if hit {
                 let hope = choice != Choice::Skipped && exclude.has_exceptions();
-                choice = if hope {
-                    Choice::Passed
-                } else {
-                    Choice::Skipped
-                };
+                choice = Choice::passed_if(hope);
             }
         }
         (choice, matched)

@@ -166,7 +166,7 @@ impl<'a> Plan<'a> {
             .map_err(|_| stat.refused("there are too many entries"))?;
         let removed = &mut self.removed;
         let found = self.old.seek(&self.own, &stat.path, |entry| {
-            removed.push(entry.stat.path.clone())
+            removed.push(entry.stat.path.clone());
         });
         let known = found.map(|at| &self.own[at]);
         if let Some(known) = known.filter(|known| known.stat.same(&stat)) {
