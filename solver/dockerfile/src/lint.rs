@@ -40,6 +40,7 @@ pub enum Rule {
 
 impl Rule {
     /// Name and description.
+    #[expect(clippy::too_many_lines, reason = "a table with a row for each rule")]
     const fn texts(self) -> (&'static str, &'static str) {
         match self {
             Self::StageNameCasing => ("StageNameCasing", "Stage names should be lowercase"),

@@ -17,6 +17,10 @@ pub type OptionMap = BTreeMap<String, String>;
 
 /// Typed options of a build.
 #[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent options of a build"
+)]
 pub struct BuildOptions {
     /// Stage to build; empty for the last one.
     pub target: String,
@@ -288,14 +292,11 @@ fn limits(raw: &OptionMap) -> Result<Option<LinuxResources>, OptionError> {
     Ok((limits != LinuxResources::default()).then_some(limits))
 }
 
-fn number<N: std::str::FromStr + Default>(
+fn number<N: std::str::FromStr + Default + Copy>(
     raw: &OptionMap,
     key: &'static str,
     allowed: impl Fn(N) -> bool,
-) -> Result<N, OptionError>
-where
-    N: Copy,
-{
+) -> Result<N, OptionError> {
     let Some(value) = raw.get(key).filter(|value| !value.is_empty()) else {
         return Ok(N::default());
     };

@@ -62,7 +62,7 @@ impl MetaResolver for Images {
 
 fn read<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
     match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
+        Ok(bytes) => serde_json::from_slice(&bytes).expect("JSON"),
         Err(_) => T::default(),
     }
 }
@@ -80,7 +80,7 @@ fn run(case: &Path) -> Value {
     let request = Request {
         source: SourceInfo {
             filename: "Dockerfile".into(),
-            data: std::fs::read(case.join("Dockerfile")).unwrap(),
+            data: std::fs::read(case.join("Dockerfile")).expect("a case has a Dockerfile"),
             language: "Dockerfile".into(),
             definition: None,
         },
@@ -141,7 +141,7 @@ fn platform(built: &shipway_dockerfile::Lowered) -> Value {
             "lines": lines,
         })
     });
-    let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone()).unwrap();
+    let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone()).expect("JSON is text");
     json!({
         "vertices": vertices.collect::<Vec<_>>(),
         "config": text(&built.config),

@@ -64,6 +64,20 @@ pub(super) fn proxy(args: &OptionMap) -> Option<ProxyEnv> {
     found.then_some(proxy)
 }
 
+/// What a default needs: a name that it replaces counts as what that needed itself.
+fn dependencies(
+    mut matched: BTreeSet<String>,
+    key: &str,
+    infos: &BTreeMap<String, ArgInfo>,
+) -> BTreeSet<String> {
+    if matched.remove(key)
+        && let Some(before) = infos.get(key)
+    {
+        matched.extend(before.deps.iter().cloned());
+    }
+    matched
+}
+
 impl Lowering<'_> {
     /// Evaluates the arguments before the first FROM, first as if no build argument were given: checks want defaults
     /// that work by themselves.
@@ -95,12 +109,7 @@ impl Lowering<'_> {
                 (None, Some(default)) => {
                     let expanded = self.shell.expand(default, &vars);
                     let expanded = expanded.map_err(|error| Error::at(arg.lines, error))?;
-                    deps = expanded.matched;
-                    if deps.remove(key)
-                        && let Some(before) = infos.get(key)
-                    {
-                        deps.extend(before.deps.iter().cloned());
-                    }
+                    deps = dependencies(expanded.matched, key, &infos);
                     Some(expanded.text)
                 }
             };

@@ -20,10 +20,10 @@ enum Base {
     Scratch,
     /// Not needed: only its name was checked.
     Unneeded,
-    Context(Loaded),
+    Context(Box<Loaded>),
     Image {
         reference: ImageRef,
-        image: Image,
+        image: Box<Image>,
     },
 }
 
@@ -109,12 +109,11 @@ impl Lowering<'_> {
             .platform
             .clone()
             .unwrap_or_else(|| self.platform.clone());
-        let context = match &state.named {
-            Some(context) => Some(context.clone()),
-            None => {
-                let found = self.named_context(&reference.to_string(), Some(&platform), false);
-                found.map_err(|error| error.located(state.lines))?
-            }
+        let context = if state.named.is_some() {
+            state.named.clone()
+        } else {
+            let found = self.named_context(&reference.to_string(), Some(&platform), false);
+            found.map_err(|error| error.located(state.lines))?
         };
         Ok(Wanted {
             stage,
@@ -127,7 +126,10 @@ impl Lowering<'_> {
 
     async fn ask(&self, wanted: &Wanted) -> Result<Base, Error> {
         if let Some(context) = &wanted.context {
-            return self.load_context(context).await.map(Base::Context);
+            return self
+                .load_context(context)
+                .await
+                .map(|loaded| Base::Context(Box::new(loaded)));
         }
         let mut prefix = String::from("[");
         if self.options.multi_platform {
@@ -143,6 +145,7 @@ impl Lowering<'_> {
         let answer = self.resolver.image_config(request).await;
         let resolved = answer.map_err(|source| self.not_resolved(&wanted.name, source))?;
         let (reference, image) = parse_image(&resolved)?;
+        let image = Box::new(image);
         Ok(Base::Image { reference, image })
     }
 
@@ -177,10 +180,10 @@ impl Lowering<'_> {
             // It may become needed by a trigger.
             Base::Unneeded => progress = Progress::New,
             Base::Context(loaded) => {
-                progress = self.settle_context(stage, loaded, platform.as_ref());
+                progress = self.settle_context(stage, *loaded, platform.as_ref());
             }
             Base::Image { reference, image } => {
-                self.settle_image(stage, &reference, image, platform);
+                self.settle_image(stage, &reference, *image, platform);
             }
         }
         let state = &mut self.stages[stage];
@@ -200,14 +203,15 @@ impl Lowering<'_> {
         let state = self.context_state(&loaded, used);
         let target = &mut self.stages[stage];
         if is_stage {
-            if let Some(mut image) = loaded.image {
-                image.created = None;
-                if !image.architecture.is_empty() && !image.os.is_empty() {
-                    target.platform = Some(image.platform());
-                }
-                target.image = image;
-            }
             target.state = state;
+            let Some(mut image) = loaded.image else {
+                return Progress::Dispatched;
+            };
+            image.created = None;
+            if !image.architecture.is_empty() && !image.os.is_empty() {
+                target.platform = Some(image.platform());
+            }
+            target.image = image;
             return Progress::Dispatched;
         }
         let platform = platform.cloned().unwrap_or_else(|| self.platform.clone());

@@ -62,9 +62,10 @@ pub(super) fn casing(file: &Dockerfile, lint: &Linter) {
         .count();
     let mostly_lower = lower > upper;
     for (name, lines) in words {
-        let (wanted, case) = match mostly_lower {
-            true => (name.to_lowercase(), "lowercase"),
-            false => (name.to_uppercase(), "uppercase"),
+        let (wanted, case) = if mostly_lower {
+            (name.to_lowercase(), "lowercase")
+        } else {
+            (name.to_uppercase(), "uppercase")
         };
         if name != wanted {
             let text =

@@ -10,6 +10,10 @@ use shipway_llb::build::{self, Chmod, FileActions, Owner, State, clean};
 use shipway_model::Digest;
 
 /// COPY or ADD with all variables expanded.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a flag, and where files are from"
+)]
 pub(super) struct Transfer {
     pub(super) files: SourcesAndDest,
     pub(super) from: State,
@@ -157,13 +161,12 @@ impl Lowering<'_> {
         let mut actions = FileActions::new();
         for path in &transfer.files.paths {
             let action = transfer.action(&chmod, &dest);
-            actions = match self.remote_source(path, transfer, &name)? {
-                Some(remote) => actions.copy(&remote.state, remote.action(action)),
-                None => {
-                    checks::ignored_source(self, step, transfer, path);
-                    actions.copy(&transfer.from, local_action(action, transfer, path, &os)?)
-                }
-            };
+            if let Some(remote) = self.remote_source(path, transfer, &name)? {
+                actions = actions.copy(&remote.state, remote.action(action));
+                continue;
+            }
+            checks::ignored_source(self, step, transfer, path);
+            actions = actions.copy(&transfer.from, local_action(action, transfer, path, &os)?);
         }
         for heredoc in &transfer.files.contents {
             let file = paths::without_drive(&heredoc.name, os == "windows", false)?;
@@ -275,7 +278,7 @@ fn local_action(
         // Directories behind the pivot `/./` are kept; without a pivot, all of them.
         let (root, pattern) = path.split_once("/./").unwrap_or(("/", path));
         let pattern = paths::normalize("/", pattern, os, false)?;
-        src = root.to_owned();
+        root.clone_into(&mut src);
         include.push(pattern.trim_start_matches('/').to_owned());
         if !has_wildcard(root) && !has_wildcard(&pattern) {
             required.push(clean(&format!("/{root}/{pattern}")));

@@ -62,6 +62,10 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a table with a row for each instruction"
+    )]
     fn dispatch(&mut self, step: &Step<'_>) -> Result<(), Error> {
         use InstructionKind as Kind;
         match &step.instruction.kind {

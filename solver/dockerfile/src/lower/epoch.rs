@@ -44,9 +44,10 @@ impl Lowering<'_> {
 
     async fn epoch_of(&mut self, name: &str, file: &Dockerfile) -> Result<Option<i64>, Error> {
         if name == "context" {
-            let source = match remote_context(self.options)? {
-                Some(RemoteContext::Git(source) | RemoteContext::Http(source)) => source,
-                None => return Ok(None),
+            let Some(RemoteContext::Git(source) | RemoteContext::Http(source)) =
+                remote_context(self.options)?
+            else {
+                return Ok(None);
             };
             return self
                 .ask_epoch(&source, "[internal] resolve main build context metadata")

@@ -7,6 +7,7 @@ use shipway_llb::git::GitUrl;
 
 /// A git reference taken apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a flag, and a doubt")]
 pub(super) struct GitRef {
     pub(super) remote: String,
     pub(super) reference: String,
@@ -29,18 +30,21 @@ pub(super) fn parse(text: &str) -> Result<Option<GitRef>, InstructionError> {
         return Ok(None);
     }
     let maybe_path = text.starts_with("github.com/");
-    let parsed = match maybe_path {
-        true => GitUrl::parse(&format!("https://{text}")),
-        false => GitUrl::parse(text),
+    let parsed = if maybe_path {
+        GitUrl::parse(&format!("https://{text}"))
+    } else {
+        GitUrl::parse(text)
     };
     let Ok(url) = parsed else { return Ok(None) };
     let web = matches!(url.scheme.as_str(), "http" | "https");
-    if web && !maybe_path && !url.path.ends_with(".git") {
+    // The suffix alone tells a repository from a file, and it counts in lower case only.
+    let named_git = url.path.as_bytes().ends_with(b".git");
+    if web && !maybe_path && !named_git {
         return Ok(None);
     }
-    let remote = match maybe_path {
-        true => url.remote.trim_start_matches("https://").to_owned(),
-        false => url.remote,
+    let remote = match url.remote.strip_prefix("https://") {
+        Some(bare) if maybe_path => bare.to_owned(),
+        _ => url.remote,
     };
     let mut git = GitRef {
         remote,

@@ -11,6 +11,7 @@ use crate::syntax::{ArgDef, CommandLine, HealthConfig, KeyValue, go_bool};
 use shipway_llb::VertexOptions;
 use shipway_llb::build::{FileActions, MkDir, Owner};
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 /// Key of a vertex's description that holds the instruction's text.
 pub(super) const COMMAND: &str = "com.docker.dockerfile.v1.command";
@@ -125,11 +126,8 @@ impl Lowering<'_> {
         let wanted = |name: &str| {
             let state = &self.stages[stage];
             let global = self.global_args.get(name).map(String::as_str);
-            let own = state.build_args.iter().filter(|arg| arg.key == name);
-            let value = own
-                .filter_map(|arg| arg.value.as_deref())
-                .last()
-                .or(global)?;
+            let mut own = state.build_args.iter().rev().filter(|arg| arg.key == name);
+            let value = own.find_map(|arg| arg.value.as_deref()).or(global)?;
             let chosen = || value.split(',').any(|chosen| chosen == state.name);
             Some(go_bool(value).unwrap_or_else(chosen))
         };
@@ -352,10 +350,10 @@ pub(super) fn go_quote(text: &str) -> String {
             '\t' => quoted.push_str("\\t"),
             '\u{b}' => quoted.push_str("\\v"),
             ch if ch < ' ' || ch == '\u{7f}' => {
-                quoted.push_str(&format!("\\x{:02x}", u32::from(ch)));
+                write!(quoted, "\\x{:02x}", u32::from(ch)).ok();
             }
             ch if ch.is_control() || (ch.is_whitespace() && ch != ' ') => {
-                quoted.push_str(&format!("\\u{:04x}", u32::from(ch)));
+                write!(quoted, "\\u{:04x}", u32::from(ch)).ok();
             }
             ch => quoted.push(ch),
         }

@@ -5,6 +5,10 @@
 //! instruction after instruction ([`dispatch`]).
 //!
 //! Only base images and named contexts need the outside; nothing is awaited after they are there.
+#![expect(
+    clippy::similar_names,
+    reason = "a stage has a state: both are the words of the field"
+)]
 
 mod args;
 mod bases;

@@ -15,14 +15,14 @@ use shipway_model::op::CacheSharing;
 /// What the mounts of one RUN come to.
 #[derive(Default)]
 pub(super) struct Mounts {
-    mounts: Vec<(String, RunMount)>,
+    files: Vec<(String, RunMount)>,
     secrets: Vec<Secret>,
     sockets: Vec<SshSocket>,
 }
 
 impl Mounts {
     pub(super) fn add_to(self, process: &mut build::Run) {
-        process.mounts.extend(self.mounts);
+        process.mounts.extend(self.files);
         process.secrets.extend(self.secrets);
         process.ssh.extend(self.sockets);
     }
@@ -50,7 +50,7 @@ impl Lowering<'_> {
                 MountType::Secret => mounts.secrets.push(self.secret(step, mount)?),
                 MountType::Ssh => mounts.sockets.push(self.socket(step, mount)?),
                 MountType::Bind | MountType::Cache | MountType::Tmpfs => {
-                    mounts.mounts.push(self.files(step, source, &mount)?);
+                    mounts.files.push(self.files(step, source, &mount)?);
                 }
             }
         }

@@ -94,15 +94,15 @@ impl Lowering<'_> {
         let mut ssh: BTreeMap<&str, Need> = BTreeMap::new();
         for stage in self.in_depth(target) {
             let outline = &self.stages[stage].outline;
-            for name in outline.all_used() {
-                if let Some(info) = outline.args.get(name) {
-                    args.entry(name).or_insert(info);
-                }
+            let used = outline.all_used().into_iter();
+            for info in used.filter_map(|name| outline.args.get(name)) {
+                args.entry(&info.name).or_insert(info);
             }
-            for (all, own) in [(&mut secrets, &outline.secrets), (&mut ssh, &outline.ssh)] {
-                own.iter().for_each(|(name, need)| {
-                    all.entry(name).or_insert(*need);
-                });
+            for (name, need) in &outline.secrets {
+                secrets.entry(name).or_insert(*need);
+            }
+            for (name, need) in &outline.ssh {
+                ssh.entry(name).or_insert(*need);
             }
         }
         let mut args: Vec<OutlineArg> = args

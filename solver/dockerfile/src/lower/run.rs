@@ -110,9 +110,10 @@ impl Lowering<'_> {
             RunNetwork::None => Some(NetMode::None),
             RunNetwork::Host => Some(NetMode::Host),
         };
-        process.security = Some(match run.insecure {
-            true => SecurityMode::Insecure,
-            false => SecurityMode::Sandbox,
+        process.security = Some(if run.insecure {
+            SecurityMode::Insecure
+        } else {
+            SecurityMode::Sandbox
         });
         let device = |device: &crate::syntax::Device| CdiDevice {
             name: device.name.clone(),
@@ -207,12 +208,11 @@ fn history(args: &[String], declared: &[ArgDef], vars: &Vars) -> String {
     for arg in declared {
         let value = vars.get(&arg.key).or(arg.value.as_ref());
         let text = format!("{}={}", arg.key, value.map_or("", String::as_str));
-        match names.iter().position(|name| *name == arg.key) {
-            Some(place) => values[place] = text,
-            None => {
-                names.push(&arg.key);
-                values.push(text);
-            }
+        if let Some(place) = names.iter().position(|name| *name == arg.key) {
+            values[place] = text;
+        } else {
+            names.push(&arg.key);
+            values.push(text);
         }
     }
     if !values.is_empty() {

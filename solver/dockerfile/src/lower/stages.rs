@@ -17,6 +17,10 @@ use std::collections::BTreeSet;
 pub(super) const SCRATCH: &str = "scratch";
 
 /// One stage, or an image that an instruction takes files from.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, noted in any order"
+)]
 pub(super) struct StageState {
     /// Name in the Dockerfile; empty for none.
     pub(super) alias: String,
@@ -73,6 +77,14 @@ pub(super) enum Progress {
     Resolved,
     /// Its result is known.
     Dispatched,
+}
+
+/// How far the search for circles has come at a stage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Mark {
+    New,
+    Open,
+    Done,
 }
 
 /// An instruction of a stage.
@@ -280,14 +292,11 @@ impl Lowering<'_> {
                 sources.push(self.copy_source(&copy.from, lines)?);
             }
             InstructionKind::Run(run) => {
-                for mount in &run.mounts {
-                    let from = if mount.from.is_empty() {
-                        SCRATCH
-                    } else {
-                        &mount.from
-                    };
-                    sources.push(self.stage_or_image(from, lines));
-                }
+                let names = run.mounts.iter().map(|mount| match mount.from.as_str() {
+                    "" => SCRATCH,
+                    from => from,
+                });
+                sources.extend(names.map(|name| self.stage_or_image(name, lines)));
             }
             _ => {}
         }
@@ -324,34 +333,33 @@ impl Lowering<'_> {
 
     /// Refuses stages that take files from themselves, through others or not.
     fn refuse_circles(&self) -> Result<(), Error> {
-        #[derive(Clone, Copy, PartialEq)]
-        enum Mark {
-            New,
-            Open,
-            Done,
-        }
         let mut marks = vec![Mark::New; self.stages.len()];
-        let mut path: Vec<(usize, usize)> = Vec::new();
         for root in 0..self.stages.len() {
-            if marks[root] == Mark::New {
-                marks[root] = Mark::Open;
-                path.push((root, 0));
-            }
-            while let Some((stage, next)) = path.last_mut() {
-                let Some(&(dep, _)) = self.stages[*stage].deps.get(*next) else {
-                    marks[*stage] = Mark::Done;
-                    path.pop();
-                    continue;
-                };
-                *next += 1;
-                match marks[dep] {
-                    Mark::Done => {}
-                    Mark::New => {
-                        marks[dep] = Mark::Open;
-                        path.push((dep, 0));
-                    }
-                    Mark::Open => return Err(self.circle(root, &path)),
+            self.refuse_circle(root, &mut marks)?;
+        }
+        Ok(())
+    }
+
+    fn refuse_circle(&self, root: usize, marks: &mut [Mark]) -> Result<(), Error> {
+        if marks[root] != Mark::New {
+            return Ok(());
+        }
+        marks[root] = Mark::Open;
+        let mut path: Vec<(usize, usize)> = vec![(root, 0)];
+        while let Some((stage, next)) = path.last_mut() {
+            let Some(&(dep, _)) = self.stages[*stage].deps.get(*next) else {
+                marks[*stage] = Mark::Done;
+                path.pop();
+                continue;
+            };
+            *next += 1;
+            match marks[dep] {
+                Mark::Done => {}
+                Mark::New => {
+                    marks[dep] = Mark::Open;
+                    path.push((dep, 0));
                 }
+                Mark::Open => return Err(self.circle(root, &path)),
             }
         }
         Ok(())

@@ -166,17 +166,17 @@ impl Shell {
     ///
     /// # Errors
     /// [`ShellError::In`] around the first mistake in `word`.
-    pub fn expand(&self, word: &str, env: &dyn Env) -> Result<Expanded, ShellError> {
+    pub fn expand(self, word: &str, env: &dyn Env) -> Result<Expanded, ShellError> {
         self.expand_noting(word, env).0
     }
 
     /// The same, with the variables that were looked up and not set, even if the word then turned out to be wrong.
     pub(crate) fn expand_noting(
-        &self,
+        self,
         word: &str,
         env: &dyn Env,
     ) -> (Result<Expanded, ShellError>, BTreeSet<String>) {
-        let (result, names) = word::expand(*self, word, env);
+        let (result, names) = word::expand(self, word, env);
         let unmatched = names.unmatched.clone();
         let inside = |source| ShellError::In {
             word: word.to_owned(),

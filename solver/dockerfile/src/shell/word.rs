@@ -47,34 +47,35 @@ impl Reader<'_> {
                 self.chars.next();
                 return Ok(text);
             }
-            match ch {
-                '\'' | '"' if self.shell.quotes != Quotes::Ignore => {
-                    let quoted = if ch == '"' {
-                        self.double()?
-                    } else {
-                        self.single()?
-                    };
-                    words.raw(&quoted);
-                    text.push_str(&quoted);
-                }
-                '$' => {
-                    let value = self.dollar()?;
-                    words.split(&value);
-                    text.push_str(&value);
-                }
-                '<' => {
-                    let token = self.angle();
-                    words.raw(&token);
-                    text.push_str(&token);
-                }
-                _ => self.plain(&mut text, words),
-            }
+            self.token(ch, &mut text, words)?;
         }
         match stop {
             None => Ok(text),
             Some('/') => Err(ShellError::MissingSlash),
             Some(_) => Err(ShellError::MissingBrace),
         }
+    }
+
+    /// Reads what begins with `ch`: something quoted, a variable, a heredoc's sign, or one character.
+    fn token(&mut self, ch: char, text: &mut String, words: &mut Words) -> Result<(), ShellError> {
+        let token = match ch {
+            '\'' if self.shell.quotes != Quotes::Ignore => self.single()?,
+            '"' if self.shell.quotes != Quotes::Ignore => self.double()?,
+            '<' => self.angle(),
+            '$' => {
+                let value = self.dollar()?;
+                words.split(&value);
+                text.push_str(&value);
+                return Ok(());
+            }
+            _ => {
+                self.plain(text, words);
+                return Ok(());
+            }
+        };
+        words.raw(&token);
+        text.push_str(&token);
+        Ok(())
     }
 
     fn plain(&mut self, text: &mut String, words: &mut Words) {

@@ -6,6 +6,7 @@ use crate::lint::Warning;
 use crate::lower::{Outline, OutlineItem};
 use shipway_model::SourceRange;
 use shipway_model::definition::SourceInfo;
+use std::fmt::Write as _;
 
 /// Rows with all columns but the last as wide as their widest cell and `padding`.
 fn table(rows: &[Vec<&str>], padding: usize) -> String {
@@ -113,7 +114,7 @@ pub(super) fn lint(warnings: &[&Warning], source: &SourceInfo) -> String {
             format!(" - {url}")
         };
         let name = warning.rule.name();
-        text.push_str(&format!("\nWARNING: {name}{url}\n{}\n", warning.text));
+        write!(text, "\nWARNING: {name}{url}\n{}\n", warning.text).ok();
         text.push_str(&snippet(source, &warning.lines.ranges()));
     }
     text
@@ -146,7 +147,7 @@ fn snippet(source: &SourceInfo, ranges: &[SourceRange]) -> String {
             (number(range.start_line)..=number(end)).contains(&line)
         });
         let mark = if marked { ">>>" } else { "   " };
-        text.push_str(&format!(" {line:>3} | {mark} {}\n", lines[line - 1]));
+        writeln!(text, " {line:>3} | {mark} {}", lines[line - 1]).ok();
     }
     text.push_str(RULE);
     text

@@ -4,6 +4,10 @@ use crate::shell::{NoEnv, Quotes, Shell, ShellError, Unset};
 
 /// A heredoc with its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "two marks that are independent"
+)]
 pub struct Heredoc {
     /// Its delimiter, which is also its file's name.
     pub name: String,

@@ -39,6 +39,7 @@ pub enum Sharing {
     missing_docs,
     reason = "named as the options in the Dockerfile reference"
 )]
+#[expect(clippy::struct_excessive_bools, reason = "independent options")]
 pub struct Mount {
     pub kind: MountType,
     pub from: String,

@@ -62,6 +62,7 @@ fn directives_count_only_at_the_top() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn mistakes_have_texts_and_lines() {
     let cases: [(&str, &str, u32); 42] = [
         ("", "the Dockerfile cannot be empty", 0),
@@ -332,7 +333,8 @@ fn heredocs_follow_their_line() {
 
 #[test]
 fn pairs_have_two_forms() {
-    let cases: [(&str, &[(&str, &str, bool)]); 5] = [
+    type Pairs = &'static [(&'static str, &'static str, bool)];
+    let cases: [(&str, Pairs); 5] = [
         (
             "ENV a=b c=\"d e\" f=",
             &[("a", "b", false), ("c", "\"d e\"", false), ("f", "", false)],
@@ -413,6 +415,7 @@ fn args_have_defaults_and_descriptions() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn mounts_have_types_and_defaults() {
     let mount = |text: &str| {
         let run = run(&format!("RUN --mount={text} x"));

@@ -65,7 +65,7 @@ pub(super) fn kind(statement: &Statement) -> Result<InstructionKind, Error> {
         "shell" => Kind::Shell(shell(statement, words)?),
         "stopsignal" => Kind::StopSignal(one_without_flag_check(words, "STOPSIGNAL")?),
         "user" => Kind::User(one(statement, words, "USER")?),
-        "volume" => Kind::Volume(volume(statement, words)?),
+        "volume" => Kind::Volume(volume(statement, &words)?),
         "workdir" => Kind::Workdir(one(statement, words, "WORKDIR")?),
         _ => return Err(unknown(&statement.name)),
     })
@@ -423,7 +423,7 @@ fn shell(statement: &Statement, words: Words) -> Result<Vec<String>, Error> {
     }
 }
 
-fn volume(statement: &Statement, words: Words) -> Result<Vec<String>, Error> {
+fn volume(statement: &Statement, words: &Words) -> Result<Vec<String>, Error> {
     if words.words.is_empty() {
         return Err(SyntaxError::AtLeastOne("VOLUME").into());
     }

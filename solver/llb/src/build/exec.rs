@@ -8,6 +8,10 @@ use shipway_model::op::{
 
 /// A state mounted at a path.
 #[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent options of one mount"
+)]
 pub struct BindMount {
     /// What is mounted.
     pub state: State,
@@ -185,16 +189,14 @@ impl Graph {
             Some(index) => platformed(before.with_output(Some(Output { node, index }))),
             None => before.clone(),
         };
-        let root = mounts
-            .iter()
-            .find(|mount| mount.root)
-            .map(|mount| result(mount, state));
+        let root = mounts.iter().find(|mount| mount.root);
+        let root = root.map_or_else(|| state.clone(), |mount| result(mount, state));
         let kept = mounts
             .iter()
             .filter(|mount| !mount.root && mount.mount.output.is_some());
         let kept = kept.map(|m| (m.mount.dest.clone(), result(m, &m.state)));
         let executed = Executed {
-            root: root.expect("the root is always mounted"),
+            root,
             mounts: kept.collect(),
         };
         let exec = finish(state, run, mounts);
@@ -204,6 +206,10 @@ impl Graph {
 }
 
 /// A mount with what it was before.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the root may keep writes or not"
+)]
 struct Placed {
     mount: Mount,
     state: State,

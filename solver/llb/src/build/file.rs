@@ -108,6 +108,10 @@ pub struct MkFile {
 
 /// Removes a path.
 #[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent options of one action"
+)]
 pub struct Rm {
     /// Path; relative ones start at the state's directory.
     pub path: String,
@@ -261,38 +265,10 @@ impl Graph {
 
 fn bind(action: Action, state: &State) -> ActionNode {
     let dir = state.directory();
-    let bits = |mode: u32| i32::try_from(mode & 0o777).expect("nine bits fit");
     let mut source = None;
     let (kind, owner) = match action {
-        Action::MkDir(a) => {
-            let path = absolute(dir, &a.path, false);
-            let (mode, timestamp) = (bits(a.mode), a.created.unwrap_or(-1));
-            let make_parents = a.parents;
-            (
-                FileActionKind::MkDir {
-                    path,
-                    mode,
-                    make_parents,
-                    owner: None,
-                    timestamp,
-                },
-                a.owner,
-            )
-        }
-        Action::MkFile(a) => {
-            let path = absolute(dir, &a.path, false);
-            let (mode, timestamp) = (bits(a.mode), a.created.unwrap_or(-1));
-            (
-                FileActionKind::MkFile {
-                    path,
-                    mode,
-                    data: a.data,
-                    owner: None,
-                    timestamp,
-                },
-                a.owner,
-            )
-        }
+        Action::MkDir(a) => bind_mkdir(a, dir),
+        Action::MkFile(a) => bind_mkfile(a, dir),
         Action::Rm(a) => {
             let path = absolute(dir, &a.path, false);
             let (allow_not_found, allow_wildcard) = (a.allow_not_found, a.wildcard);
@@ -330,6 +306,33 @@ fn bind(action: Action, state: &State) -> ActionNode {
         kind,
         owner,
     }
+}
+
+/// Permission bits; others do not count for new files.
+fn bits(mode: u32) -> i32 {
+    i32::try_from(mode & 0o777).unwrap_or_default()
+}
+
+fn bind_mkdir(make: MkDir, dir: &str) -> (FileActionKind, Option<Owner>) {
+    let kind = FileActionKind::MkDir {
+        path: absolute(dir, &make.path, false),
+        mode: bits(make.mode),
+        make_parents: make.parents,
+        owner: None,
+        timestamp: make.created.unwrap_or(-1),
+    };
+    (kind, make.owner)
+}
+
+fn bind_mkfile(make: MkFile, dir: &str) -> (FileActionKind, Option<Owner>) {
+    let kind = FileActionKind::MkFile {
+        path: absolute(dir, &make.path, false),
+        mode: bits(make.mode),
+        data: make.data,
+        owner: None,
+        timestamp: make.created.unwrap_or(-1),
+    };
+    (kind, make.owner)
 }
 
 fn bind_copy(copy: Copy, from: &State, dir: &str) -> FileCopy {

@@ -46,7 +46,7 @@ impl Graph {
             files: HashMap::new(),
         };
         marshal.visit(target.node)?;
-        let vertex = marshal.places[target.node].expect("the target was visited");
+        let vertex = marshal.places[target.node].ok_or(BuildError::Unbound)?;
         marshal.definition.target = Some(Edge {
             vertex,
             output: target.index,
@@ -61,8 +61,8 @@ impl Graph {
                 return Ok(None);
             };
             match &self.nodes[node].kind {
-                Kind::Deferred(None) => return Err(BuildError::Unbound),
-                Kind::Deferred(Some(bound)) => output = *bound,
+                Kind::Unbound => return Err(BuildError::Unbound),
+                Kind::Alias(bound) => output = *bound,
                 _ => return Ok(output),
             }
         }
@@ -72,7 +72,7 @@ impl Graph {
     /// Inputs in the order in which clients visit them. It only decides the order of vertices in the definition.
     fn visit_order(&self, node: &Node) -> Result<Vec<usize>, BuildError> {
         let outputs: Vec<Option<Output>> = match &node.kind {
-            Kind::Source(_) | Kind::Deferred(_) => Vec::new(),
+            Kind::Source(_) | Kind::Unbound | Kind::Alias(_) => Vec::new(),
             Kind::Exec(exec) => exec.sources.clone(),
             Kind::File(actions) => actions
                 .iter()
@@ -264,12 +264,12 @@ impl<'a> Inputs<'a> {
         if let Some(index) = self.edges.iter().position(|known| *known == edge) {
             return Ok(Some(index));
         }
-        self.push(edge).map(Some)
+        Ok(Some(self.push(edge)))
     }
 
-    fn push(&mut self, edge: Edge) -> Result<usize, BuildError> {
+    fn push(&mut self, edge: Edge) -> usize {
         self.edges.push(edge);
-        Ok(self.edges.len() - 1)
+        self.edges.len() - 1
     }
 }
 
@@ -292,15 +292,15 @@ fn op(node: &Node, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
             let mut merge = MergeOp::default();
             for &state in states {
                 if let Some(edge) = inputs.edge(Some(state))? {
-                    merge.inputs.push(inputs.push(edge)?);
+                    merge.inputs.push(inputs.push(edge));
                 }
             }
             Op::Merge(merge)
         }
         Kind::Diff { lower, upper } => {
-            let mut push = |output| match inputs.edge(output)? {
-                Some(edge) => inputs.push(edge).map(Some),
-                None => Ok(None),
+            let mut push = |output| {
+                let edge = inputs.edge(output)?;
+                Ok::<_, BuildError>(edge.map(|edge| inputs.push(edge)))
             };
             Op::Diff(DiffOp {
                 lower: push(*lower)?,
@@ -314,7 +314,7 @@ fn op(node: &Node, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
         } => {
             for &state in states {
                 if let Some(edge) = inputs.edge(Some(state))? {
-                    inputs.push(edge)?;
+                    inputs.push(edge);
                 }
             }
             let outputs = outputs.iter().copied().map(Some).collect();
@@ -323,7 +323,7 @@ fn op(node: &Node, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
                 outputs,
             })
         }
-        Kind::Deferred(_) | Kind::Imported { .. } => return Err(BuildError::Unbound),
+        Kind::Unbound | Kind::Alias(_) | Kind::Imported { .. } => return Err(BuildError::Unbound),
     })
 }
 

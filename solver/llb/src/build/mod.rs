@@ -69,8 +69,10 @@ enum Kind {
         inputs: Vec<Output>,
         outputs: Vec<usize>,
     },
-    /// Stands for another output, which may be named later.
-    Deferred(Option<Option<Output>>),
+    /// Stands for another output, which is not named yet.
+    Unbound,
+    /// Stands for another output, or for scratch.
+    Alias(Option<Output>),
     /// Came from a definition, bytes and all.
     Imported {
         vertex: Box<Vertex>,
@@ -98,13 +100,13 @@ impl Graph {
 
     /// A state whose contents [`Graph::bind`] names later.
     pub fn deferred(&mut self) -> (Deferred, State) {
-        let node = self.push(Kind::Deferred(None), VertexOptions::default());
+        let node = self.push(Kind::Unbound, VertexOptions::default());
         (Deferred(node), State::of(Output { node, index: 0 }))
     }
 
     /// Says what a deferred state stands for.
     pub fn bind(&mut self, place: Deferred, state: &State) {
-        self.nodes[place.0].kind = Kind::Deferred(Some(state.output()));
+        self.nodes[place.0].kind = Kind::Alias(state.output());
     }
 
     /// Stacks states, lowest first; settings are the first one's. Scratch adds nothing.

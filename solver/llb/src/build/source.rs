@@ -163,6 +163,10 @@ pub struct ImageBlob {
 
 impl Graph {
     /// An image as root filesystem.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "options are made for one call"
+    )]
     pub fn image(&mut self, image: Image, options: VertexOptions) -> State {
         let mut attrs = Attrs::new();
         if image.resolve != ResolveMode::Default {
@@ -214,15 +218,12 @@ impl Graph {
                 options = options.cap(cap);
             }
         }
-        match local.session.filter(|session| !session.is_empty()) {
-            Some(session) => {
-                attrs.insert("local.session".into(), session);
-                options = options.cap("source.local.sessionid");
-            }
-            None => {
-                attrs.insert("local.unique".into(), local.unique_id);
-                options = options.cap("source.local.unique");
-            }
+        if let Some(session) = local.session.filter(|session| !session.is_empty()) {
+            attrs.insert("local.session".into(), session);
+            options = options.cap("source.local.sessionid");
+        } else {
+            attrs.insert("local.unique".into(), local.unique_id);
+            options = options.cap("source.local.unique");
         }
         if !local.shared_key_hint.is_empty() {
             attrs.insert("local.sharedkeyhint".into(), local.shared_key_hint);
@@ -237,6 +238,10 @@ impl Graph {
     }
 
     /// A git repository's tree.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "options are made for one call"
+    )]
     pub fn git(&mut self, git: Git, options: VertexOptions) -> State {
         let url = GitUrl::parse(&git.remote)
             .or_else(|_| GitUrl::parse(&format!("https://{}", git.remote)))

@@ -156,7 +156,7 @@ pub fn decode(wire: &pb::Definition) -> Result<Definition, InvalidDefinition> {
     if wire.def.len() > limits::OPS {
         return Err(InvalidDefinition::TooManyOps(wire.def.len()));
     }
-    let size = wire.def.iter().map(|op| op.len()).sum();
+    let size = wire.def.iter().map(prost::bytes::Bytes::len).sum();
     if size > limits::BYTES {
         return Err(InvalidDefinition::TooLarge(size));
     }

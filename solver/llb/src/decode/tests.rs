@@ -106,6 +106,10 @@ fn each_bad_field_is_refused_by_name() {
     for (wire, want) in cases {
         assert_eq!(refusal(&wire), want);
     }
+}
+
+#[test]
+fn bad_edges_are_refused() {
     let missing = Digest::of("nowhere");
     let wire = with_exec(|op, _| op.inputs[0].digest = missing.to_string());
     assert!(refusal(&wire).starts_with(&format!("invalid missing input digest {missing}")));
