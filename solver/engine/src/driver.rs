@@ -1,9 +1,10 @@
 //! The one task that owns the machine: hands it what happened, does what it says. It decides no scheduling.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use shipway_cache::KeyStore;
 use shipway_model::Failure;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -34,7 +35,11 @@ pub(crate) struct Driver<V: Clone + Send + Sync + 'static> {
     next_save: u64,
     jobs: HashMap<JobKey, Arc<JobShared>>,
     answers: Answers<V>,
-    waiting: Vec<(Awaits, oneshot::Sender<()>)>,
+    waiting: Vec<(Awaits, Option<oneshot::Sender<()>>)>,
+    /// Jobs that go as soon as what they have made is recorded.
+    leaving: HashSet<JobKey>,
+    /// Answers of tasks that ended at once.
+    early: Vec<Event<V>>,
     ending: bool,
 }
 
@@ -43,6 +48,13 @@ pub(crate) struct Driver<V: Clone + Send + Sync + 'static> {
 enum Work {
     Task(TaskId),
     Save(u64),
+}
+
+/// Whether a task may end before it is spawned.
+#[derive(PartialEq, Eq)]
+enum Begin {
+    AtOnce,
+    Spawned,
 }
 
 struct Running {
@@ -71,6 +83,8 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             jobs: HashMap::new(),
             answers: HashMap::new(),
             waiting: Vec::new(),
+            leaving: HashSet::new(),
+            early: Vec::new(),
             ending: false,
         }
     }
@@ -125,7 +139,7 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             Command::Import { job, source } => self.happened(Event::Import(job, source)),
             Command::Cancel { job, cause } => self.cancel(job, cause),
             Command::Recorded { job, reply } => {
-                self.waiting.push((Awaits::Records(job), reply));
+                self.waiting.push((Awaits::Records(job), Some(reply)));
                 self.wake();
             }
             Command::Export {
@@ -157,11 +171,11 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
         }
     }
 
+    /// Ends a job: what it wants is cancelled now; its vertices go once what they have made is recorded.
     fn discard(&mut self, job: JobKey, reply: Option<oneshot::Sender<()>>) {
-        self.happened(Event::Discard(job));
-        if let Some(reply) = reply {
-            self.waiting.push((Awaits::End(job), reply));
-        }
+        self.happened(Event::Cancel(job, Failure::cancelled()));
+        self.leaving.insert(job);
+        self.waiting.push((Awaits::End(job), reply));
         self.wake();
     }
 
@@ -186,49 +200,53 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             }
             next = self.tasks.try_join_next().and_then(Result::ok);
         }
-        for action in self.machine.on_events(events) {
-            self.act(action);
-        }
+        self.all_happened(events);
         self.wake();
     }
 
-    /// Answers those who wait for work to end that has ended.
+    /// Lets jobs go, and answers those who wait for work to end, as far as it has ended.
     fn wake(&mut self) {
-        let busy = |awaits: &Awaits| {
-            let (job, tasks) = match awaits {
-                Awaits::Records(job) => (job, false),
-                Awaits::End(job) => (job, true),
-            };
-            let stopping = |r: &Running| r.cancelled.is_cancelled() && r.jobs.contains(job);
-            self.saving.values().any(|jobs| jobs.contains(job))
-                || (tasks && self.running.values().any(stopping))
+        if self.waiting.is_empty() {
+            return;
+        }
+        let saving: HashSet<JobKey> = self.saving.values().flatten().copied().collect();
+        for job in self
+            .leaving
+            .extract_if(|job| !saving.contains(job))
+            .collect::<Vec<_>>()
+        {
+            self.happened(Event::Discard(job));
+        }
+        let stopping = self.running.values().filter(|r| r.cancelled.is_cancelled());
+        let stopping: HashSet<JobKey> = stopping.flat_map(|r| r.jobs.iter().copied()).collect();
+        let over = |(awaits, _): &mut (Awaits, Option<_>)| match awaits {
+            Awaits::Records(job) => !saving.contains(job),
+            Awaits::End(job) => !saving.contains(job) && !stopping.contains(job),
         };
-        let done: Vec<_> = self
-            .waiting
-            .extract_if(.., |(awaits, _)| !busy(awaits))
-            .collect();
-        for (awaits, reply) in done {
+        for (awaits, reply) in self.waiting.extract_if(.., over).collect::<Vec<_>>() {
             if let Awaits::End(job) = awaits
-                && let Some(shared) = self.jobs.get(&job)
+                && let Some(shared) = self.jobs.remove(&job)
             {
                 shared.view.close((self.config.clock)());
             }
-            reply.send(()).unwrap_or_default();
+            // Nobody may be waiting any more.
+            reply
+                .map(|reply| reply.send(()))
+                .unwrap_or(Ok(()))
+                .unwrap_or_default();
         }
-        let open = |job: &JobKey| self.saving.values().any(|jobs| jobs.contains(job));
-        let waited = |job: &JobKey| {
-            self.waiting
-                .iter()
-                .any(|(a, _)| matches!(a, Awaits::End(j) if j == job))
-        };
-        let machine = self.machine.open_jobs();
-        self.jobs
-            .retain(|job, _| machine.contains(job) || open(job) || waited(job));
     }
 
     fn happened(&mut self, event: Event<V>) {
-        for action in self.machine.on_events([event]) {
-            self.act(action);
+        self.all_happened(vec![event]);
+    }
+
+    fn all_happened(&mut self, mut events: Vec<Event<V>>) {
+        while !events.is_empty() {
+            for action in self.machine.on_events(events) {
+                self.act(action);
+            }
+            events = std::mem::take(&mut self.early);
         }
     }
 
@@ -236,6 +254,12 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
         match action {
             Action::Map { ticket, op, source } => self.start(
                 ticket,
+                // A source asks somebody; other vertices mostly know their key at once, and there are many.
+                if source {
+                    Begin::Spawned
+                } else {
+                    Begin::AtOnce
+                },
                 |task, lost| Event::Mapped(task, Err(lost)),
                 |ctx| map(ctx, op, source),
             ),
@@ -247,6 +271,7 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
                 of,
             } => self.start(
                 ticket,
+                Begin::Spawned,
                 |task, lost| Event::Keyed(task, Err(lost)),
                 |ctx| key(ctx, map, input, value, of),
             ),
@@ -258,6 +283,7 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
                 let results = Arc::clone(&self.results);
                 self.start(
                     ticket,
+                    Begin::Spawned,
                     |task, lost| Event::Loaded(task, Err(lost)),
                     |ctx| load(ctx, results, record, from),
                 );
@@ -266,14 +292,16 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
                 let slots = Arc::clone(&self.slots);
                 self.start(
                     ticket,
+                    Begin::Spawned,
                     |task, lost| Event::Executed(task, Err(lost)),
                     |ctx| execute(ctx, op, inputs, slots),
                 );
             }
             Action::Save(work) => self.save(work),
             Action::Complete(progress) => progress.completed(""),
-            Action::Stop(task) => {
-                if let Some(running) = self.running.get(&task) {
+            Action::Stop(task, jobs) => {
+                if let Some(running) = self.running.get_mut(&task) {
+                    running.jobs.extend(jobs);
                     running.cancelled.cancel();
                 }
             }
@@ -293,30 +321,34 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
     fn start<F>(
         &mut self,
         ticket: Ticket,
+        begin: Begin,
         lost: fn(TaskId, Failure) -> Event<V>,
         work: impl FnOnce(OpContext) -> F,
     ) where
         F: Future<Output = Event<V>> + Send + 'static,
     {
+        let (task, jobs) = (ticket.task, ticket.jobs);
         let cancelled = CancellationToken::new();
-        let running = Running {
-            cancelled: cancelled.clone(),
-            jobs: ticket.jobs,
-        };
-        self.running.insert(ticket.task, running);
-        let task = ticket.task;
         let work = work(OpContext {
             task,
             progress: ticket.progress,
-            cancelled,
+            cancelled: cancelled.clone(),
         });
-        self.tasks.spawn(async move {
+        let mut work = Box::pin(async move {
             let event = guard(async { Ok(work.await) }).await;
             (
                 Work::Task(task),
                 event.unwrap_or_else(|error| lost(task, error)),
             )
         });
+        if begin == Begin::AtOnce
+            && let Some((_, event)) = work.as_mut().now_or_never()
+        {
+            self.early.push(event);
+            return;
+        }
+        self.running.insert(task, Running { cancelled, jobs });
+        self.tasks.spawn(work);
     }
 
     fn save(&mut self, work: Save<V>) {

@@ -103,8 +103,8 @@ pub(crate) enum Action<V> {
     Save(Save<V>),
     /// Tell that a vertex is complete which has nothing to save.
     Complete(Arc<VertexProgress>),
-    /// Cancel a task. It still answers.
-    Stop(TaskId),
+    /// Cancel a task. It still answers; these jobs have its vertex.
+    Stop(TaskId, Vec<JobKey>),
     /// Answer a wish.
     Answer(WaiterId, Result<V, EngineError>),
     /// Add shortcuts between keys.

@@ -21,8 +21,8 @@ impl<V: Clone> Machine<V> {
             Phase::Done(_) | Phase::Failed(_) => self.settle(id),
             Phase::Loading(_) | Phase::Running(_) if want == Level::Value => {}
             Phase::Loading(task) => {
-                node.phase = Phase::Matching;
-                self.stop(task);
+                self.nodes[id].phase = Phase::Matching;
+                self.stop(self.nodes[id].vertex, task);
                 self.tasks.remove(&task);
                 self.matching(id, want);
             }

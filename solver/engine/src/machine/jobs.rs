@@ -120,6 +120,7 @@ impl<V: Clone> Machine<V> {
             nested: Vec::new(),
             map: Work::Idle,
             exec: Work::Idle,
+            bereft: Vec::new(),
             failure: None,
             progress: Arc::new(VertexProgress::new(state, self.clock)),
         });
@@ -210,6 +211,12 @@ impl<V: Clone> Machine<V> {
         };
         state.cancelled.get_or_insert_with(|| cause.clone());
         state.shared.set_cancelled();
+        for &vertex in &state.vertices {
+            let vertex = &mut self.vertices[vertex];
+            if vertex.jobs.len() > 1 {
+                vertex.bereft = vertex.open_tasks();
+            }
+        }
         self.answer_all(Owner::Job(job), cause);
     }
 

@@ -385,7 +385,8 @@ impl<V: Clone> Machine<V> {
         self.settle(id);
     }
 
-    /// Work of a vertex ended without success: begun again if it had been cancelled, else the vertex has failed.
+    /// Work of a vertex ended without success: begun again if it had been cancelled or had lost a job, else the vertex has
+    /// failed.
     pub(super) fn failed(
         &mut self,
         vertex: VertexId,
@@ -394,7 +395,8 @@ impl<V: Clone> Machine<V> {
         cause: Failure,
     ) {
         let failed = &mut self.vertices[vertex];
-        if failed.reset(task) {
+        let bereft = failed.bereft.contains(&task);
+        if failed.reset(task) || bereft {
             self.mark_vertex(vertex);
             return;
         }

@@ -366,7 +366,7 @@ impl Sim {
                 self.open.push(Open::Save(save.outputs));
                 return;
             }
-            Action::Stop(task) => {
+            Action::Stop(task, _) => {
                 self.stop(task);
                 return;
             }

@@ -49,6 +49,16 @@ impl<T> Work<T> {
     }
 }
 
+impl<V> Vertex<V> {
+    /// Tasks that have not ended.
+    pub(super) fn open_tasks(&self) -> Vec<TaskId> {
+        let mut tasks: Vec<_> = self.map.task().into_iter().collect();
+        tasks.extend(self.hashed.iter().filter_map(Work::task));
+        tasks.extend(self.exec.task());
+        tasks
+    }
+}
+
 pub(super) struct Vertex<V> {
     pub(super) op: Arc<dyn Operation<V>>,
     pub(super) digest: Digest,
@@ -63,6 +73,8 @@ pub(super) struct Vertex<V> {
     /// Per input: prepared, and its content key where it has one.
     pub(super) hashed: Vec<Work<Option<KeyId>>>,
     pub(super) exec: Work<Vec<V>>,
+    /// Tasks that lost one of their jobs, and perhaps with it the session that they use: their failure counts for nothing.
+    pub(super) bereft: Vec<TaskId>,
     pub(super) failure: Option<EngineError>,
     pub(super) progress: Arc<VertexProgress>,
 }

@@ -19,7 +19,7 @@ impl<V: Clone> Machine<V> {
             (Work::Idle, true) => self.start_map(vertex),
             (&Work::Running(task), false) => {
                 self.vertices[vertex].map = Work::Ending(task);
-                self.stop(task);
+                self.stop(vertex, task);
             }
             _ => {}
         }
@@ -27,7 +27,7 @@ impl<V: Clone> Machine<V> {
             (Work::Idle, true) => self.start_exec(vertex),
             (&Work::Running(task), false) => {
                 self.vertices[vertex].exec = Work::Ending(task);
-                self.stop(task);
+                self.stop(vertex, task);
             }
             _ => {}
         }
@@ -87,7 +87,7 @@ impl<V: Clone> Machine<V> {
         let wanted = held.nodes.iter().any(wants);
         if let (&Work::Running(task), false) = (&held.hashed[at], wanted) {
             self.vertices[vertex].hashed[at] = Work::Ending(task);
-            self.stop(task);
+            self.stop(vertex, task);
         }
     }
 
@@ -181,8 +181,9 @@ impl<V: Clone> Machine<V> {
         }
     }
 
-    pub(super) fn stop(&mut self, task: TaskId) {
-        self.actions.push(Action::Stop(task));
+    pub(super) fn stop(&mut self, vertex: VertexId, task: TaskId) {
+        let jobs = self.vertices[vertex].jobs.clone();
+        self.actions.push(Action::Stop(task, jobs));
         // Builds that it made are part of it.
         self.answer_all(Owner::Task(task), &Failure::cancelled());
     }
@@ -203,13 +204,13 @@ impl<V: Clone> Machine<V> {
         let exec = held.exec.task();
         for task in tasks {
             self.tasks.remove(&task);
-            self.stop(task);
+            self.stop(vertex, task);
         }
         if let Some(task) = exec {
             if let Some(Task::Execute { vertex, .. }) = self.tasks.get_mut(&task) {
                 *vertex = None;
             }
-            self.stop(task);
+            self.stop(vertex, task);
         }
     }
 }

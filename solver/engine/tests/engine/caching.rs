@@ -207,6 +207,7 @@ async fn progress_tells_what_was_cached() {
     assert!(!kept.last("a").cached && kept.last("a").completed.is_some());
     assert!(kept.last("b").cached && kept.last("b").completed.is_some());
     assert!(!kept.last("c").cached && kept.last("c").completed.is_some());
+    assert_eq!(kept.last("c").error, "", "was recorded before the job went");
 
     let (job, kept) = world.job();
     job.build(longer.clone(), last(&longer)).await.unwrap();

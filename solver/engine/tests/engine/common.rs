@@ -97,6 +97,8 @@ pub(crate) enum Act {
     Panic,
     /// Takes a permit before it ends.
     Gated(Arc<Semaphore>),
+    /// Takes a permit before it fails.
+    GatedFailure(Arc<Semaphore>),
     /// Ends only when it is cancelled.
     Hang,
 }
@@ -208,7 +210,9 @@ impl Operation<i64> for Adder {
 
     async fn cache_map(&self, _: &OpContext) -> Result<CacheMap<i64>, Failure> {
         self.maps.fetch_add(1, Ordering::SeqCst);
-        tokio::task::yield_now().await;
+        if self.content.is_empty() || self.plus % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
         if self.map_fails {
             return Err(Failure::new("no key"));
         }
@@ -239,6 +243,10 @@ impl Operation<i64> for Adder {
                 permit = gate.acquire() => permit.expect("gates stay open").forget(),
                 () = ctx.cancelled().cancelled() => return Err(Failure::cancelled()),
             },
+            Act::GatedFailure(gate) => {
+                gate.acquire().await.expect("gates stay open").forget();
+                return Err(Failure::new(format!("{} failed", self.info.name)));
+            }
             Act::Hang => {
                 ctx.cancelled().cancelled().await;
                 return Err(Failure::cancelled());

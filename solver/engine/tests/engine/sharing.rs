@@ -158,6 +158,30 @@ async fn a_failure_cancels_siblings_and_reaches_every_waiter() {
 }
 
 #[tokio::test]
+async fn a_step_that_fails_since_one_of_its_jobs_left_is_tried_for_the_others() {
+    let world = World::new();
+    let gate = gate();
+    let bad = Adder::new("bad", 1, 0).act(Act::GatedFailure(Arc::clone(&gate)));
+    let chain = graph(&[(&bad, &[])]);
+    let ((one, _), (two, _)) = (world.job(), world.job());
+    let (a, b, ()) = tokio::join!(
+        one.build(chain.clone(), last(&chain)),
+        two.build(chain.clone(), last(&chain)),
+        async {
+            settle().await;
+            one.cancel(Failure::cancelled());
+            gate.add_permits(1);
+            settle().await;
+            assert_eq!(bad.runs(), 2);
+            gate.add_permits(1);
+        }
+    );
+    assert!(matches!(a, Err(EngineError::Cancelled { .. })));
+    assert_eq!(b.unwrap_err().to_string(), "bad failed");
+    assert_eq!(bad.runs(), 2);
+}
+
+#[tokio::test]
 async fn a_new_job_tries_again_what_failed_for_another_that_is_still_there() {
     let world = World::new();
     let bad = Adder::new("bad", 1, 0).act(Act::Fail);
