@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub use blobs::{BlobInfo, BlobSlot, BlobWriter, Blobs};
 pub use executor::{BuildTask, Executor, Exit, Process, Sandbox, StepIo};
 pub use images::{Image, Images, Lease, LeaseKeeper, Leases};
-pub use layers::{LayerId, LayerStore, NewLayer, Usage};
+pub use layers::{LayerId, LayerStore, LayerUpkeep, NewLayer, Pin, Usage};
 pub use registry::{Registry, RegistryAccess};
 pub use session::{Session, Sessions};
 pub use snapshots::{Adoption, MountSpec, Snapshots};

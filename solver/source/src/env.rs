@@ -1,0 +1,189 @@
+//! What operations need of the daemon and of the build that made them. It decides only when a build's task ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shipway_backend::session::Auth;
+use shipway_backend::{
+    BuildTask, Lease, Namespace, Registry, RegistryAccess, Sandbox, Session, Sessions,
+};
+use shipway_engine::{OpContext, VertexProgress};
+use shipway_layers::{Layers, Need, Report};
+use shipway_model::progress::Status;
+use shipway_model::{Failure, Platform};
+
+use crate::resolve::ImageResolver;
+
+/// How long an operation waits for a client that has not connected yet.
+pub const SESSION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What operations need of the daemon and of the build that made them. Operations keep it alive, since another build may
+/// go on with a vertex when the one that made it has ended.
+pub struct Env {
+    /// Layers of this machine.
+    pub layers: Layers,
+    /// Where this build's blobs and images go.
+    pub namespace: Namespace,
+    /// Holds what the build makes.
+    pub lease: Lease,
+    /// Registries.
+    pub registry: Arc<dyn Registry>,
+    /// Connected clients.
+    pub sessions: Arc<dyn Sessions>,
+    /// Finds images.
+    pub resolver: Arc<ImageResolver>,
+    /// The build's task.
+    pub sandbox: SandboxSlot,
+    /// Platform of vertices that name none.
+    pub platform: Platform,
+}
+
+impl Env {
+    /// How registries may be spoken to for these sessions; sessions that are gone are passed over.
+    pub async fn access(&self, sessions: &[Arc<str>]) -> RegistryAccess {
+        let mut auth: Vec<Arc<dyn Auth>> = Vec::new();
+        for id in sessions {
+            if let Ok(session) = self.sessions.get(id, SESSION_PATIENCE).await {
+                auth.push(session.auth());
+            }
+        }
+        RegistryAccess { auth, insecure: false }
+    }
+
+    /// The needs of a vertex that works.
+    pub async fn need(&self, ctx: &OpContext) -> Need {
+        Need {
+            namespace: self.namespace.clone(),
+            lease: self.lease.clone(),
+            access: self.access(&ctx.sessions()).await,
+            report: Arc::new(VertexReport(ctx.progress_handle())),
+        }
+    }
+
+    /// The clients of a vertex, those that are connected; an error where none is.
+    pub async fn clients(&self, ctx: &OpContext) -> Result<Vec<Arc<dyn Session>>, Failure> {
+        let mut clients = Vec::new();
+        let mut last = Failure::new("no active sessions");
+        for id in ctx.sessions() {
+            match self.sessions.get(&id, SESSION_PATIENCE).await {
+                Ok(session) => clients.push(session),
+                Err(error) => last = error.into(),
+            }
+        }
+        if clients.is_empty() { Err(last) } else { Ok(clients) }
+    }
+}
+
+/// Reports parts as statuses of a vertex.
+pub struct VertexReport(pub Arc<VertexProgress>);
+
+impl Report for VertexReport {
+    fn part(&self, id: &str, name: &str, current: u64, total: u64, done: bool) {
+        let now = self.0.now();
+        self.0.status(Status {
+            id: id.to_owned(),
+            vertex: self.0.vertex(),
+            name: name.to_owned(),
+            current: current.cast_signed(),
+            total: total.cast_signed(),
+            timestamp: now,
+            started: Some(now),
+            completed: done.then_some(now),
+        });
+    }
+}
+
+/// The task that a build's steps run in: opened when the first step needs it, ended when the build and every step in it
+/// have ended.
+pub struct SandboxSlot {
+    namespace: Namespace,
+    task: BuildTask,
+    open: tokio::sync::OnceCell<Arc<dyn Sandbox>>,
+    users: Mutex<Users>,
+}
+
+#[derive(Default)]
+struct Users {
+    steps: usize,
+    build_ended: bool,
+    numbered: u64,
+}
+
+/// A step's hold on its build's task. Call [`SandboxUse::release`] when the step has ended.
+pub struct SandboxUse<'a> {
+    slot: &'a SandboxSlot,
+    /// The task.
+    pub sandbox: Arc<dyn Sandbox>,
+    /// Name for the step, unique in the task.
+    pub step_id: String,
+}
+
+impl SandboxSlot {
+    /// A task that is not open yet.
+    #[must_use]
+    pub fn new(namespace: Namespace, id: String, labels: BTreeMap<String, String>) -> Self {
+        let task = BuildTask { id, labels, cgroup_parent: String::new() };
+        Self { namespace, task, open: tokio::sync::OnceCell::new(), users: Mutex::default() }
+    }
+
+    /// Opens the task unless it is open, and holds it.
+    pub async fn enter(&self) -> Result<SandboxUse<'_>, Failure> {
+        let number = {
+            let mut users = self.users.lock();
+            users.steps += 1;
+            users.numbered += 1;
+            users.numbered
+        };
+        let opened = self
+            .open
+            .get_or_try_init(|| self.namespace.executor.open(self.task.clone()))
+            .await;
+        match opened {
+            Ok(sandbox) => Ok(SandboxUse {
+                slot: self,
+                sandbox: Arc::clone(sandbox),
+                step_id: format!("step-{number}"),
+            }),
+            Err(error) => {
+                self.users.lock().steps -= 1;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The build has ended: ends the task now, or with its last step.
+    pub async fn build_ended(&self) {
+        let idle = {
+            let mut users = self.users.lock();
+            users.build_ended = true;
+            users.steps == 0
+        };
+        if idle {
+            self.close().await;
+        }
+    }
+
+    async fn close(&self) {
+        if let Some(sandbox) = self.open.get()
+            && let Err(error) = sandbox.close().await
+        {
+            tracing::warn!(task = self.task.id, %error, "ending a build's task");
+        }
+    }
+}
+
+impl SandboxUse<'_> {
+    /// The step has ended.
+    pub async fn release(self) {
+        let idle = {
+            let mut users = self.slot.users.lock();
+            users.steps -= 1;
+            users.steps == 0 && users.build_ended
+        };
+        if idle {
+            self.slot.close().await;
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Takes one transfer: decides which files must be sent, writes those into a new layer, and lands the whole as a layer of
+//! differences on the mirror that it is most like, or as a fresh layer that links what is there already.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags,
+};
+use shipway_backend::session::{FileStat, SyncSink};
+use shipway_backend::{BackendError, ErrorKind};
+use shipway_layers::{Building, Layers, Snapshot};
+use shipway_model::Failure;
+
+use super::mirror::{Mirror, Mirrors, Outcome, Saved, Sent};
+
+/// Stacks deeper than this are written anew as one layer.
+const DEEPEST: usize = 12;
+
+const GO_DIR: u32 = 1 << 31;
+const GO_SYMLINK: u32 = 1 << 27;
+const GO_DEVICE: u32 = 1 << 26;
+const GO_PIPE: u32 = 1 << 25;
+const GO_SOCKET: u32 = 1 << 24;
+const GO_SETUID: u32 = 1 << 23;
+const GO_SETGID: u32 = 1 << 22;
+const GO_CHAR_DEVICE: u32 = 1 << 21;
+const GO_STICKY: u32 = 1 << 20;
+const GO_TYPE: u32 = GO_DIR | GO_SYMLINK | GO_DEVICE | GO_PIPE | GO_SOCKET | GO_CHAR_DEVICE;
+
+/// One transfer.
+pub(super) struct MirrorSink {
+    mirrors: Arc<Mirrors>,
+    layers: Layers,
+    /// Name of the client's directory, and key of its mirror.
+    name: (String, String),
+    known: Vec<Mirror>,
+    entries: Vec<Entry>,
+    building: Option<Building>,
+    open: HashMap<u32, File>,
+    outcome: Outcome,
+}
+
+struct Entry {
+    path: String,
+    sent: Sent,
+    /// Index of the mirror that has the same file; `None` for what was or is to be written.
+    from: Option<usize>,
+}
+
+impl Sent {
+    fn is_regular(&self) -> bool {
+        self.mode & GO_TYPE == 0 || self.mode & GO_TYPE == GO_SOCKET
+    }
+
+    fn is_dir(&self) -> bool {
+        self.mode & GO_DIR != 0
+    }
+
+    fn permissions(&self) -> u32 {
+        let bit = |go: u32, unix: u32| if self.mode & go != 0 { unix } else { 0 };
+        (self.mode & 0o777) | bit(GO_SETUID, 0o4000) | bit(GO_SETGID, 0o2000) | bit(GO_STICKY, 0o1000)
+    }
+}
+
+fn failed(attempt: &str, path: &str, cause: impl Into<std::io::Error>) -> BackendError {
+    let cause: std::io::Error = cause.into();
+    BackendError::caused(ErrorKind::Other, format!("{attempt} {path} of the build context"), cause)
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+/// A failure of the layer store, as a cause.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct StoreError(Failure);
+
+impl MirrorSink {
+    pub(super) fn new(
+        mirrors: Arc<Mirrors>,
+        layers: Layers,
+        name: (String, String),
+        known: Vec<Mirror>,
+        outcome: Outcome,
+    ) -> Self {
+        Self {
+            mirrors,
+            layers,
+            name,
+            known,
+            entries: Vec::new(),
+            building: None,
+            open: HashMap::new(),
+            outcome,
+        }
+    }
+
+    fn root(&mut self) -> Result<PathBuf, BackendError> {
+        if self.building.is_none() {
+            self.building = Some(self.layers.begin()?);
+        }
+        let building = self.building.as_ref().expect("it was begun above");
+        Ok(building.fs().to_owned())
+    }
+
+    /// Parents of an entry, made in the new layer with the attributes that they end up with later.
+    fn make_parents(&mut self, path: &str) -> Result<PathBuf, BackendError> {
+        let file = self.root()?.join(path);
+        if let Some(parent) = file.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| failed("making parents for", path, e))?;
+        }
+        Ok(file)
+    }
+
+    fn create(&mut self, index: u32) -> Result<File, BackendError> {
+        let path = self.entries[index as usize].path.clone();
+        let file = self.make_parents(&path)?;
+        File::create_new(&file).map_err(|e| failed("writing", &path, e))
+    }
+
+    fn complete(&self, index: u32, file: &File) -> Result<(), BackendError> {
+        let entry = &self.entries[index as usize];
+        finish_file(file, &entry.sent).map_err(|e| failed("setting attributes of", &entry.path, e))
+    }
+
+    /// The mirror that shows most of what was sent, where a layer of differences on it is worth while.
+    fn base(&self) -> Option<usize> {
+        let mut same = vec![0_usize; self.known.len()];
+        for entry in &self.entries {
+            for (mirror, count) in self.known.iter().zip(&mut same) {
+                *count += usize::from(mirror.entries.get(&entry.path) == Some(&entry.sent));
+            }
+        }
+        let (best, &same) = same.iter().enumerate().max_by_key(|(_, same)| **same)?;
+        let mirror = &self.known[best];
+        let differ = self.entries.len() - same + mirror.entries.len().saturating_sub(same);
+        let worth = same > 0 && differ <= self.entries.len() / 4 + 16;
+        (worth && mirror.snapshot.layers().len() < DEEPEST).then_some(best)
+    }
+
+    fn land(&mut self) -> Result<Snapshot, BackendError> {
+        match self.base() {
+            Some(base) => self.land_on(base),
+            None => self.land_fresh(),
+        }
+    }
+
+    fn land_on(&mut self, base: usize) -> Result<Snapshot, BackendError> {
+        let sent: HashSet<&str> = self.entries.iter().map(|e| e.path.as_str()).collect();
+        let old = &self.known[base].entries;
+        let gone = topmost(old.keys().filter(|path| !sent.contains(path.as_str())));
+        let changed: Vec<usize> = (0..self.entries.len())
+            .filter(|&i| old.get(&self.entries[i].path) != Some(&self.entries[i].sent))
+            .collect();
+        let below = self.known[base].snapshot.clone();
+        if gone.is_empty() && changed.is_empty() && self.building.is_none() {
+            return Ok(below);
+        }
+        for &index in &changed {
+            self.place(index)?;
+        }
+        for path in &gone {
+            let file = self.make_parents(path)?;
+            let whiteout = rustix::fs::mknodat(CWD, &file, FileType::CharacterDevice, Mode::empty(), 0);
+            whiteout.map_err(|e| failed("removing", path, e))?;
+        }
+        self.settle_directories()?;
+        Ok(below.with(self.finish()?))
+    }
+
+    fn land_fresh(&mut self) -> Result<Snapshot, BackendError> {
+        self.root()?;
+        for index in 0..self.entries.len() {
+            self.place(index)?;
+        }
+        self.settle_directories()?;
+        Ok(Snapshot::new(vec![self.finish()?]))
+    }
+
+    fn finish(&mut self) -> Result<shipway_layers::Layer, BackendError> {
+        let building = self.building.take().expect("something was written");
+        let name = format!("local source for {}", self.name.0);
+        building.finish(&name, Timestamp::now()).map_err(|e| {
+            let cause = StoreError::from(Failure::from(e));
+            BackendError::caused(ErrorKind::Other, format!("committing the {name}"), cause)
+        })
+    }
+
+    /// Puts an entry into the new layer, unless it was written when its data came.
+    fn place(&mut self, index: usize) -> Result<(), BackendError> {
+        let Entry { path, sent, from } = &self.entries[index];
+        let (path, sent, from) = (path.clone(), sent.clone(), *from);
+        let file = self.make_parents(&path)?;
+        if sent.is_dir() {
+            return match std::fs::create_dir(&file) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(failed("making", &path, e)),
+                _ => Ok(()),
+            };
+        }
+        if sent.is_regular() && !sent.link_name.is_empty() {
+            return self.place_hard_link(&path, &file, &sent.link_name);
+        }
+        if sent.is_regular() {
+            return match from {
+                Some(mirror) => self.link_from(mirror, &path, &file),
+                None => Ok(()),
+            };
+        }
+        special(&file, &sent).map_err(|e| failed("making", &path, e))
+    }
+
+    /// Links a file that a mirror has. The layers below it are never changed, so sharing the inode is safe.
+    fn link_from(&self, mirror: usize, path: &str, file: &Path) -> Result<(), BackendError> {
+        for layer in self.known[mirror].snapshot.layers().iter().rev() {
+            let Some(root) = layer.path() else { continue };
+            match std::fs::hard_link(root.join(path), file) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOTDIR.raw_os_error()) => {}
+                Err(_) => return copy(&root.join(path), file).map_err(|e| failed("copying", path, e)),
+            }
+        }
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        Err(failed("finding again", path, missing))
+    }
+
+    fn place_hard_link(
+        &mut self,
+        path: &str,
+        file: &Path,
+        first: &str,
+    ) -> Result<(), BackendError> {
+        let first_file = self.root()?.join(first);
+        if !first_file.exists() {
+            let from = self.entries.iter().find(|e| e.path == first).and_then(|e| e.from);
+            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+            let mirror = from.ok_or_else(|| failed("linking", path, missing))?;
+            return self.link_from(mirror, first, file);
+        }
+        std::fs::hard_link(first_file, file).map_err(|e| failed("linking", path, e))
+    }
+
+    /// Gives every directory of the new layer its attributes, children first, since making a child changes the parent's.
+    fn settle_directories(&mut self) -> Result<(), BackendError> {
+        let root = self.root()?;
+        for Entry { path, sent, .. } in self.entries.iter().rev().filter(|e| e.sent.is_dir()) {
+            let dir = root.join(path);
+            match File::open(&dir) {
+                Ok(open) => finish_file(&open, sent)
+                    .map_err(|e| failed("setting attributes of", path, e))?,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(failed("opening", path, e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SyncSink for MirrorSink {
+    fn entry(&mut self, _index: u32, stat: FileStat) -> Result<bool, BackendError> {
+        let path = stat.path.clone();
+        let sent = Sent::from(stat);
+        let data = sent.is_regular() && sent.link_name.is_empty();
+        let has = |mirror: &Mirror| mirror.entries.get(&path) == Some(&sent);
+        let from = if sent.is_regular() { self.known.iter().position(has) } else { None };
+        self.entries.push(Entry { path, sent, from });
+        Ok(data && from.is_none())
+    }
+
+    fn data(&mut self, index: u32, data: &[u8]) -> Result<(), BackendError> {
+        let mut file = match self.open.remove(&index) {
+            Some(file) => file,
+            None => self.create(index)?,
+        };
+        if data.is_empty() {
+            return self.complete(index, &file);
+        }
+        file.write_all(data)
+            .map_err(|e| failed("writing", &self.entries[index as usize].path, e))?;
+        self.open.insert(index, file);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), BackendError> {
+        let snapshot = self.land()?;
+        let saved = Saved {
+            name: self.name.0.clone(),
+            layers: snapshot.ids().collect(),
+            entries: std::mem::take(&mut self.entries).into_iter().map(|e| (e.path, e.sent)).collect(),
+        };
+        self.mirrors.save(&self.name.1, &saved)?;
+        *self.outcome.lock() = Some(snapshot);
+        Ok(())
+    }
+}
+
+/// Paths of which no parent is among them.
+fn topmost<'a>(paths: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let all: BTreeMap<&str, ()> = paths.map(|path| (path.as_str(), ())).collect();
+    let covered = |path: &str| {
+        let parents = path.char_indices().filter(|(_, c)| *c == '/').map(|(at, _)| &path[..at]);
+        parents.into_iter().any(|parent| all.contains_key(parent))
+    };
+    all.keys().filter(|path| !covered(path)).map(|&path| path.to_owned()).collect()
+}
+
+fn times(sent: &Sent) -> Timestamps {
+    let (sec, nsec) = (sent.mod_time.div_euclid(1_000_000_000), sent.mod_time.rem_euclid(1_000_000_000));
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: sec, tv_nsec: nsec },
+    }
+}
+
+fn finish_file(file: &File, sent: &Sent) -> std::io::Result<()> {
+    for (name, value) in &sent.xattrs {
+        match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
+            // What this filesystem cannot hold is no reason to refuse a context.
+            Ok(()) | Err(rustix::io::Errno::NOTSUP) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    if (sent.uid, sent.gid) != (0, 0) {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(sent.uid), rustix::fs::Gid::from_raw(sent.gid));
+        rustix::fs::fchown(file, Some(uid), Some(gid))?;
+    }
+    rustix::fs::fchmod(file, Mode::from_raw_mode(sent.permissions()))?;
+    Ok(rustix::fs::futimens(file, &times(sent))?)
+}
+
+fn special(file: &Path, sent: &Sent) -> std::io::Result<()> {
+    if sent.mode & GO_SYMLINK != 0 {
+        std::os::unix::fs::symlink(&sent.link_name, file)?;
+    } else {
+        let kind = match sent.mode & GO_TYPE {
+            m if m & GO_CHAR_DEVICE != 0 => FileType::CharacterDevice,
+            m if m & GO_DEVICE != 0 => FileType::BlockDevice,
+            _ => FileType::Fifo,
+        };
+        let number = |n: i64| u32::try_from(n).unwrap_or(0);
+        let device = rustix::fs::makedev(number(sent.dev.0), number(sent.dev.1));
+        let mode = Mode::from_raw_mode(sent.permissions());
+        rustix::fs::mknodat(CWD, file, kind, mode, device)?;
+        rustix::fs::chmodat(CWD, file, mode, AtFlags::empty())?;
+    }
+    Ok(rustix::fs::utimensat(CWD, file, &times(sent), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// A copy with attributes, where a link is not possible (too many links).
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut source = File::open(from)?;
+    let meta = source.metadata()?;
+    let mut target = File::create_new(to)?;
+    std::io::copy(&mut source, &mut target)?;
+    target.set_permissions(meta.permissions())?;
+    target.set_modified(meta.modified()?)
+}

@@ -1,0 +1,136 @@
+//! Makes an image's layer a directory: found where somebody has unpacked it already, or fetched and extracted, at most once
+//! at a time per layer.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Weak};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use shipway_backend::{ByteStream, LayerId, Registry};
+use shipway_layers::{BlobRecord, LayerMeta, Layers, Need, Provider, StreamReader};
+use shipway_model::{Descriptor, Digest, Failure, ImageRef};
+use shipway_tree::{Composer, Expected, Limits, Stack, extract_layer};
+
+/// A layer of an image.
+pub(crate) struct ImageLayer {
+    pub(crate) image: ImageRef,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: Digest,
+    /// Chain ID of this layer on those below it; `None` where they are not known (a layer found again by its blob).
+    pub(crate) chain_id: Option<Digest>,
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) origin: String,
+}
+
+#[async_trait]
+impl Provider for ImageLayer {
+    fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    fn diff_id(&self) -> Digest {
+        self.diff_id
+    }
+
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    async fn unpack(&self, layers: &Layers, need: &Need) -> Result<LayerId, Failure> {
+        let turn = turn_of(self.diff_id);
+        let _turn = turn.lock().await;
+        if let Some(id) = self.found(layers)? {
+            return Ok(id);
+        }
+        let id = self.extract(layers, need).await?;
+        unpacked_file(layers, &self.diff_id).and_then(|file| {
+            std::fs::write(&file, id.to_string()).map_err(|e| {
+                Failure::from_error(&e).context(format!("recording an unpacked layer in {}", file.display()))
+            })
+        })?;
+        Ok(id)
+    }
+
+    async fn fetch(&self, need: &Need) -> Result<ByteStream, Failure> {
+        match need.namespace.blobs.open(&self.descriptor.digest, 0).await {
+            Ok(stream) => Ok(stream),
+            Err(error) if error.is_not_found() => {
+                Ok(self.registry.fetch(&self.image, &self.descriptor, &need.access).await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl ImageLayer {
+    /// The layer as somebody unpacked it before: a client's pull into our snapshotter, or a build.
+    fn found(&self, layers: &Layers) -> Result<Option<LayerId>, Failure> {
+        if let Some(chain_id) = &self.chain_id
+            && let Some(chain) = layers.upkeep().find_chain(chain_id)?
+            && let Some(&id) = chain.last()
+        {
+            return Ok(Some(id));
+        }
+        let text = std::fs::read_to_string(unpacked_file(layers, &self.diff_id)?);
+        let id = text.ok().and_then(|text| text.parse().ok()).map(LayerId);
+        Ok(id.filter(|&id| layers.store().path(id).is_ok()))
+    }
+
+    async fn extract(&self, layers: &Layers, need: &Need) -> Result<LayerId, Failure> {
+        let id = self.descriptor.digest.to_string();
+        need.report.part(&id, "extracting", 0, self.descriptor.size, false);
+        let building = layers.begin()?;
+        let (reader, feed) = StreamReader::new(self.fetch(need).await?);
+        let (descriptor, diff_id) = (self.descriptor.clone(), self.diff_id);
+        let work = tokio::task::spawn_blocking(move || {
+            extract_blob(reader, building.fs().to_owned(), &descriptor, &diff_id)?;
+            let blob = BlobRecord { options: None, descriptor, diff_id };
+            let meta = LayerMeta {
+                diff_id: Some(diff_id),
+                blobs: vec![blob],
+                created: Some(Timestamp::now()),
+                description: format!("pulled layer {diff_id}"),
+            };
+            Ok::<_, Failure>(building.finish_with(meta)?)
+        });
+        let (layer, ()) = tokio::join!(work, feed);
+        let layer = layer.map_err(|e| Failure::from_error(&e))??;
+        need.report.part(&id, "extracting", self.descriptor.size, self.descriptor.size, true);
+        Ok(layer.id().expect("a finished layer is a directory"))
+    }
+}
+
+fn extract_blob(
+    reader: StreamReader,
+    fs: PathBuf,
+    descriptor: &Descriptor,
+    diff_id: &Digest,
+) -> Result<(), Failure> {
+    let expected = Expected { digest: Some(descriptor.digest), diff_id: Some(*diff_id) };
+    let lower = Stack::default();
+    Composer::open(fs, &lower)
+        .and_then(|mut to| extract_layer(reader, &mut to, expected, Limits::default()))
+        .map_err(|e| Failure::from_error(&e).context(format!("extracting layer {}", descriptor.digest)))?;
+    Ok(())
+}
+
+/// The file that says which layer holds an archive.
+fn unpacked_file(layers: &Layers, diff_id: &Digest) -> Result<PathBuf, Failure> {
+    Ok(layers.upkeep().scratch_dir("unpacked")?.join(diff_id.hex()))
+}
+
+/// One lock per layer that is being unpacked, so that two images that share it unpack it once.
+fn turn_of(diff_id: Digest) -> Arc<tokio::sync::Mutex<()>> {
+    static TURNS: LazyLock<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>> =
+        LazyLock::new(Mutex::default);
+    let mut turns = TURNS.lock();
+    turns.retain(|_, turn| turn.strong_count() > 0);
+    if let Some(turn) = turns.get(&diff_id).and_then(Weak::upgrade) {
+        return turn;
+    }
+    let turn = Arc::new(tokio::sync::Mutex::new(()));
+    turns.insert(diff_id, Arc::downgrade(&turn));
+    turn
+}
