@@ -1,1 +1,14 @@
-//! Exec, file, merge, diff and build as engine operations.
+//! Exec, file, merge, diff and build as engine operations, and the graph of operations that a definition stands for.
+
+pub mod cache_mounts;
+mod content;
+mod eager;
+mod exec;
+mod file;
+pub mod graph;
+mod stack;
+
+pub use cache_mounts::{CacheMountInfo, CacheMounts};
+pub use eager::Eager;
+pub use exec::{DnsConfig, LogLimits};
+pub use graph::{OpsEnv, graph};
