@@ -1,0 +1,179 @@
+//! All builds of the daemon: starts them, finds them by id, and sees each one to its end even if its client is gone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shipway_backend::{Registry, Sessions};
+use shipway_cache::KeyStore;
+use shipway_engine::Engine;
+use shipway_layers::{Layers, Snapshot};
+use shipway_model::failure::FailureKind;
+use shipway_model::{Failure, Platform};
+use shipway_ops::{CacheMounts, DnsConfig, LogLimits};
+use shipway_source::ImageResolver;
+use shipway_source::local::Mirrors;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::job::Build;
+use crate::request::Request;
+
+/// Ended builds that are remembered for late readers of their progress.
+const REMEMBERED: usize = 32;
+
+/// What builds share.
+pub struct Parts {
+    /// Schedules all builds' vertices.
+    pub engine: Engine<Snapshot>,
+    /// The engine's key store, for upkeep.
+    pub keys: KeyStore,
+    /// Layers of this machine.
+    pub layers: Layers,
+    /// Registries.
+    pub registry: Arc<dyn Registry>,
+    /// Finds images.
+    pub resolver: Arc<ImageResolver>,
+    /// Connected clients.
+    pub sessions: Arc<dyn Sessions>,
+    /// Mirrors of client directories.
+    pub mirrors: Arc<Mirrors>,
+    /// Directories of cache mounts.
+    pub cache_mounts: Arc<CacheMounts>,
+    /// The daemon's settings.
+    pub settings: Settings,
+}
+
+/// What the daemon's configuration decides for all builds.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Snapshotter that unpacked images land in.
+    pub snapshotter: String,
+    /// Name that containerd knows our own snapshotter by.
+    pub own_snapshotter: String,
+    /// Platform of this machine.
+    pub platform: Platform,
+    /// Entitlements that builds may ask for.
+    pub allowed_entitlements: Vec<String>,
+    /// Private directory in memory for files of steps.
+    pub step_files: PathBuf,
+    /// Limits of a step's output.
+    pub log_limits: LogLimits,
+    /// Name service of steps.
+    pub dns: DnsConfig,
+    /// Distinguishes this daemon's tasks from another's.
+    pub instance: String,
+}
+
+/// All builds of the daemon.
+pub struct Builder {
+    pub(crate) parts: Arc<Parts>,
+    builds: Mutex<Builds>,
+    arrived: Notify,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+#[derive(Default)]
+struct Builds {
+    by_id: HashMap<String, Arc<Build>>,
+    ended: std::collections::VecDeque<String>,
+}
+
+impl Builder {
+    /// A builder with nothing to do.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            parts: Arc::new(parts),
+            builds: Mutex::default(),
+            arrived: Notify::new(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        })
+    }
+
+    /// What builds share.
+    #[must_use]
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Runs a request. Dropping the future cancels the build; what it leaves is cleaned up all the same.
+    pub async fn solve(
+        self: &Arc<Self>,
+        request: Request,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let build = Build::open(Arc::clone(&self.parts), &request, self.stopping.child_token()).await?;
+        self.register(&build)?;
+        let on_drop = build.cancelled().clone().drop_guard();
+        let (reply, outcome) = oneshot::channel();
+        let builder = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let response = build.run(request).await;
+            // A client that is gone takes no reply.
+            drop(reply.send(response));
+            build.clean_up().await;
+            builder.ended(build.id());
+        });
+        let response = outcome.await.unwrap_or_else(|_| Err(Failure::new("the build ended without an answer")));
+        on_drop.disarm();
+        response
+    }
+
+    /// The build of an id, waited for up to `patience`.
+    pub async fn find(&self, id: &str, patience: Duration) -> Result<Arc<Build>, Failure> {
+        let missing = || Failure::of_kind(FailureKind::NotFound, format!("no such job {id}"));
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if let Some(build) = self.builds.lock().by_id.get(id) {
+                return Ok(Arc::clone(build));
+            }
+            if tokio::time::timeout_at(deadline, arrived).await.is_err() {
+                return Err(missing());
+            }
+        }
+    }
+
+    /// Cancels all builds and waits for their ends.
+    pub async fn shutdown(&self) {
+        self.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.parts.engine.shutdown().await;
+    }
+
+    /// True where no build runs.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let builds = self.builds.lock();
+        builds.by_id.len() == builds.ended.len()
+    }
+
+    fn register(&self, build: &Arc<Build>) -> Result<(), Failure> {
+        let mut builds = self.builds.lock();
+        if builds.by_id.contains_key(build.id()) {
+            return Err(Failure::new(format!("job ID {} exists", build.id())));
+        }
+        builds.by_id.insert(build.id().to_owned(), Arc::clone(build));
+        drop(builds);
+        self.arrived.notify_waiters();
+        Ok(())
+    }
+
+    fn ended(&self, id: &str) {
+        let mut builds = self.builds.lock();
+        builds.ended.push_back(id.to_owned());
+        while builds.ended.len() > REMEMBERED {
+            if let Some(oldest) = builds.ended.pop_front() {
+                builds.by_id.remove(&oldest);
+            }
+        }
+    }
+}

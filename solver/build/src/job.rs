@@ -1,0 +1,422 @@
+//! One build: gets results from its plan, evaluates them, hands them to exporters, and cleans up behind itself.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, try_join_all};
+use parking_lot::Mutex;
+use shipway_backend::RegistryAccess;
+use shipway_engine::{During, Edge, EngineError, Graph, Job, JobId, JobSpec};
+use shipway_export::{ExportEnv, Exportable, Exporter, PlatformResult};
+use shipway_frontend::result::CONFIG_KEY;
+use shipway_frontend::{Bridge, Frontend, FrontendResult, Ref, Refs, SolveOptions};
+use shipway_layers::{Need, Report, Snapshot};
+use shipway_model::failure::FailureKind;
+use shipway_model::progress::Sink;
+use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform};
+use shipway_ops::graph::{self, Entitlements};
+use shipway_ops::{Eager, OpsEnv, graph as operations};
+use shipway_source::env::{SESSION_PATIENCE, SandboxSlot};
+use shipway_source::Env;
+use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::builder::Parts;
+use crate::progress::Progress;
+use crate::request::{Plan, Request};
+use crate::vertex::PseudoVertex;
+
+/// How long a build's lease outlives a daemon that forgot it.
+const LEASE_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// What the bridge's Return gave.
+type Returned = Result<FrontendResult, Failure>;
+
+/// One build.
+pub struct Build {
+    id: String,
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) session: String,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) ops: Arc<OpsEnv>,
+    job: Mutex<Option<Arc<Job<Snapshot>>>>,
+    refs: Mutex<HashMap<Arc<str>, Arc<RefState>>>,
+    returned: watch::Sender<Option<Returned>>,
+    cancelled: CancellationToken,
+}
+
+/// A lazy result.
+pub(crate) struct RefState {
+    pub(crate) definition: Arc<Definition>,
+    graph: Graph<Snapshot>,
+    target: Edge,
+    value: OnceCell<Snapshot>,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+fn unique(prefix: &str) -> String {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}{}-{number}", jiff::Timestamp::now().as_nanosecond())
+}
+
+impl Build {
+    pub(crate) async fn open(
+        parts: Arc<Parts>,
+        request: &Request,
+        cancelled: CancellationToken,
+    ) -> Result<Arc<Self>, Failure> {
+        let entitlements = entitlements(request, &parts.settings.allowed_entitlements)?;
+        // Exporters are checked before anything runs.
+        request.exporters.iter().try_for_each(|e| Exporter::new(e).map(drop))?;
+        let lease = request.namespace.leases.create(LEASE_TTL).await?;
+        let task = format!("shipway-{}-{}", parts.settings.instance, unique(""));
+        let labels = BTreeMap::from([
+            ("shipway.dev/build".to_owned(), request.id.clone()),
+            ("shipway.dev/instance".to_owned(), parts.settings.instance.clone()),
+        ]);
+        let env = Arc::new(Env {
+            layers: parts.layers.clone(),
+            namespace: request.namespace.clone(),
+            lease,
+            registry: Arc::clone(&parts.registry),
+            sessions: Arc::clone(&parts.sessions),
+            resolver: Arc::clone(&parts.resolver),
+            sandbox: SandboxSlot::new(request.namespace.clone(), task, labels),
+            platform: parts.settings.platform.clone(),
+        });
+        let ops = Arc::new(OpsEnv {
+            env,
+            mirrors: Arc::clone(&parts.mirrors),
+            cache_mounts: Arc::clone(&parts.cache_mounts),
+            step_files: parts.settings.step_files.clone(),
+            log_limits: parts.settings.log_limits,
+            dns: parts.settings.dns.clone(),
+            eager: Eager::default(),
+            entitlements,
+        });
+        let progress = Arc::new(Progress::default());
+        let sessions = Some(request.session.as_str()).filter(|id| !id.is_empty());
+        let job = parts.engine.job(JobSpec {
+            id: JobId::new(request.id.as_str()),
+            sessions: sessions.into_iter().map(Arc::from).collect(),
+            progress: Arc::clone(&progress) as Arc<dyn Sink>,
+        });
+        Ok(Arc::new(Self {
+            id: request.id.clone(),
+            parts,
+            session: request.session.clone(),
+            progress,
+            ops,
+            job: Mutex::new(Some(Arc::new(job))),
+            refs: Mutex::default(),
+            returned: watch::Sender::new(None),
+            cancelled,
+        }))
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its progress.
+    #[must_use]
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// Fires when somebody ends it.
+    #[must_use]
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+
+    /// What the client's own frontend made, or why it failed. Only the first counts.
+    pub fn give_back(&self, returned: Returned) {
+        self.returned.send_if_modified(|slot| {
+            let first = slot.is_none();
+            if first {
+                *slot = Some(returned);
+            }
+            first
+        });
+    }
+
+    pub(crate) fn job(&self) -> Result<Arc<Job<Snapshot>>, Failure> {
+        self.job.lock().clone().ok_or_else(Failure::cancelled)
+    }
+
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        request: Request,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let work = self.work(&request);
+        let response = tokio::select! {
+            response = work => response,
+            () = self.cancelled.cancelled() => {
+                if let Ok(job) = self.job() {
+                    job.cancel(Failure::cancelled());
+                }
+                Err(Failure::cancelled())
+            }
+        };
+        if let Ok(job) = self.job() {
+            job.recorded().await;
+        }
+        if self.cancelled.is_cancelled() {
+            // Steps that are still ending must tell so before the progress ends.
+            self.discard_job().await;
+        }
+        self.progress.close();
+        response
+    }
+
+    async fn discard_job(&self) {
+        let job = self.job.lock().take();
+        // A bridge call that still holds the job discards it when it ends.
+        if let Some(job) = job.and_then(Arc::into_inner) {
+            job.discard().await;
+        }
+    }
+
+    pub(crate) async fn clean_up(&self) {
+        self.discard_job().await;
+        self.ops.eager.stop().await;
+        self.refs.lock().clear();
+        self.ops.env.sandbox.build_ended().await;
+        if let Err(error) = self.ops.env.lease.end().await {
+            tracing::warn!(build = self.id, %error, "ending a build's lease");
+        }
+    }
+
+    async fn work(
+        self: &Arc<Self>,
+        request: &Request,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let result = self.result(&request.plan).await?;
+        self.make_blobs_ahead(request, &result)?;
+        let snapshots = self.evaluate_all(&result).await?;
+        self.export(request, &result, snapshots).await
+    }
+
+    /// Has the layers of the exported images archived while their steps run.
+    fn make_blobs_ahead(&self, request: &Request, result: &FrontendResult) -> Result<(), Failure> {
+        for export in &request.exporters {
+            let Some((options, force)) = Exporter::new(export)?.blob_options(request.epoch()) else {
+                continue;
+            };
+            let refs = match &result.refs {
+                Refs::Single(single) => vec![single.as_ref()],
+                Refs::Map(map) => map.iter().map(|(_, of)| of.as_ref()).collect(),
+            };
+            for of in refs.into_iter().flatten() {
+                self.ops.eager.want(&of.definition, options, force);
+            }
+        }
+        Ok(())
+    }
+
+    async fn result(self: &Arc<Self>, plan: &Plan) -> Result<FrontendResult, Failure> {
+        match plan {
+            Plan::Definition(definition) => {
+                let solved = self.solve(definition.clone(), SolveOptions::default()).await?;
+                Ok(FrontendResult { refs: Refs::Single(solved), metadata: BTreeMap::new() })
+            }
+            Plan::Frontend { name, request } => self.frontend(name, request.clone()).await,
+            Plan::Gateway => {
+                let mut returned = self.returned.subscribe();
+                let returned = returned.wait_for(Option::is_some).await;
+                let returned = returned.map_err(|e| Failure::from_error(&e))?;
+                returned.clone().unwrap_or_else(|| Err(Failure::new("nothing was returned")))
+            }
+        }
+    }
+
+    /// Runs a built-in frontend.
+    pub async fn frontend(
+        self: &Arc<Self>,
+        name: &str,
+        request: shipway_frontend::FrontendRequest,
+    ) -> Result<FrontendResult, Failure> {
+        let frontend: Box<dyn Frontend> = match name {
+            "dockerfile.v0" => Box::new(shipway_frontend::dockerfile::Dockerfile),
+            other => return Err(Failure::new(format!("invalid frontend: {other}"))),
+        };
+        let bridge = Arc::clone(self) as Arc<dyn Bridge>;
+        let solved = frontend.solve(bridge, request).await;
+        solved.map_err(|failure| failure.with(FailureDetail::Frontend(name.to_owned())))
+    }
+
+    async fn evaluate_all(
+        &self,
+        result: &FrontendResult,
+    ) -> Result<Vec<(String, Snapshot)>, Failure> {
+        let refs: Vec<(String, Option<Ref>)> = match &result.refs {
+            Refs::Single(single) => vec![(String::new(), single.clone())],
+            Refs::Map(map) => map.clone(),
+        };
+        let mut each: Vec<BoxFuture<'_, Result<(String, Snapshot), Failure>>> = Vec::new();
+        for (key, of) in refs {
+            each.push(Box::pin(async move {
+                let snapshot = match of {
+                    Some(of) => self.value(&of.id).await?,
+                    None => Snapshot::default(),
+                };
+                Ok((key, snapshot))
+            }));
+        }
+        try_join_all(each).await
+    }
+
+    /// The result of a graph, lazily.
+    pub(crate) fn add_ref(&self, definition: Definition) -> Result<Option<Ref>, Failure> {
+        let (graph, target) = operations(&definition, &self.ops)?;
+        let Some(target) = target else { return Ok(None) };
+        let definition = Arc::new(definition);
+        let id: Arc<str> = unique("ref-").into();
+        let state = RefState {
+            definition: Arc::clone(&definition),
+            graph,
+            target,
+            value: OnceCell::new(),
+        };
+        self.refs.lock().insert(Arc::clone(&id), Arc::new(state));
+        Ok(Some(Ref { id, definition }))
+    }
+
+    /// A result of this build by its id.
+    pub fn find_ref(&self, id: &str) -> Result<Ref, Failure> {
+        let refs = self.refs.lock();
+        let (id, state) = refs.get_key_value(id).ok_or_else(|| {
+            Failure::of_kind(FailureKind::NotFound, format!("no such ref: {id}"))
+        })?;
+        Ok(Ref { id: Arc::clone(id), definition: Arc::clone(&state.definition) })
+    }
+
+    /// The files of a result: runs what it needs, once.
+    pub(crate) async fn value(&self, id: &str) -> Result<Snapshot, Failure> {
+        let state = self.refs.lock().get(id).cloned();
+        let state = state.ok_or_else(|| {
+            Failure::of_kind(FailureKind::NotFound, format!("no such ref: {id}"))
+        })?;
+        let value = state.value.get_or_try_init(|| async {
+            let job = self.job()?;
+            let built = job.build(state.graph.clone(), state.target).await;
+            built.map_err(|error| explain(error, &state.definition))
+        });
+        value.await.cloned()
+    }
+
+    async fn export(
+        &self,
+        request: &Request,
+        result: &FrontendResult,
+        snapshots: Vec<(String, Snapshot)>,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let mut response = BTreeMap::new();
+        if request.exporters.is_empty() {
+            return Ok(response);
+        }
+        let what = self.exportable(request, result, snapshots);
+        for export in &request.exporters {
+            let exporter = Exporter::new(export)?;
+            let digest = Digest::of(unique("export"));
+            let sink = Arc::clone(&self.progress) as Arc<dyn Sink>;
+            let vertex = PseudoVertex::start(digest, exporter.name(), sink);
+            let env = self.export_env(Arc::clone(&vertex) as Arc<dyn Report>).await?;
+            let exported = exporter.export(&what, &env).await;
+            vertex.end(&exported);
+            response.extend(exported?);
+        }
+        Ok(response)
+    }
+
+    fn exportable(
+        &self,
+        request: &Request,
+        result: &FrontendResult,
+        snapshots: Vec<(String, Snapshot)>,
+    ) -> Exportable {
+        let platforms = result.platforms().unwrap_or_default().platforms;
+        let multi_platform = matches!(result.refs, Refs::Map(_));
+        let results = snapshots.into_iter().map(|(key, snapshot)| {
+            let listed = platforms.iter().find(|p| p.id == key || key.is_empty());
+            let platform = listed.map_or_else(|| self.platform_of(result), |p| p.platform.clone());
+            let key = if key.is_empty() { platform.to_string() } else { key };
+            let config = result.metadata_of(CONFIG_KEY, &key).cloned();
+            PlatformResult { key, platform, snapshot, config }
+        });
+        Exportable { results: results.collect(), multi_platform, epoch: request.epoch() }
+    }
+
+    /// Platform of a result that names none: what its image configuration says, else this machine's.
+    fn platform_of(&self, result: &FrontendResult) -> Platform {
+        let config = result.metadata.get(CONFIG_KEY);
+        let named: Option<Platform> = config.and_then(|json| serde_json::from_slice(json).ok());
+        named.unwrap_or_else(|| self.parts.settings.platform.clone())
+    }
+
+    async fn export_env(&self, report: Arc<dyn Report>) -> Result<ExportEnv, Failure> {
+        let session = if self.session.is_empty() {
+            None
+        } else {
+            self.parts.sessions.get(&self.session, SESSION_PATIENCE).await.ok()
+        };
+        let auth = session.iter().map(|session| session.auth()).collect();
+        Ok(ExportEnv {
+            layers: self.parts.layers.clone(),
+            need: Need {
+                namespace: self.ops.env.namespace.clone(),
+                lease: self.ops.env.lease.clone(),
+                access: RegistryAccess { auth, insecure: false },
+                report,
+            },
+            registry: Arc::clone(&self.parts.registry),
+            session,
+            snapshotter: self.parts.settings.snapshotter.clone(),
+            own_snapshotter: self.parts.settings.own_snapshotter.clone(),
+            host: self.parts.settings.platform.clone(),
+        })
+    }
+}
+
+/// The entitlements that a build gets; one that the daemon does not allow is refused by name.
+fn entitlements(request: &Request, allowed: &[String]) -> Result<Entitlements, Failure> {
+    let mut granted = Entitlements::default();
+    for wanted in &request.entitlements {
+        if !allowed.contains(wanted) {
+            return Err(Failure::new(format!(
+                "granting entitlement {wanted} is not allowed by build daemon configuration"
+            )));
+        }
+        match wanted.as_str() {
+            "network.host" => granted.network_host = true,
+            "security.insecure" => granted.security_insecure = true,
+            other => return Err(Failure::new(format!("unknown entitlement {other}"))),
+        }
+    }
+    Ok(granted)
+}
+
+/// What a client is told of an engine's error: BuildKit's words, and where in the source it happened.
+fn explain(error: EngineError, definition: &Definition) -> Failure {
+    let (digest, failure) = match error {
+        EngineError::Vertex { vertex, during, cause } => (vertex, match during {
+            During::CacheMap => cause.context("failed to load cache key"),
+            During::ContentKey { .. } => cause.context("failed to compute cache key"),
+            During::Execute => cause,
+        }),
+        EngineError::Cancelled { .. } => return Failure::cancelled(),
+        error @ (EngineError::InvalidGraph { .. } | EngineError::Ended) => {
+            return Failure::from_error(&error);
+        }
+    };
+    match definition.vertices.iter().find(|vertex| vertex.digest == digest) {
+        Some(vertex) => graph::at(vertex, definition, failure),
+        None => failure.with(FailureDetail::Vertex(digest)),
+    }
+}

@@ -1,0 +1,68 @@
+//! Answers the lowering's questions over the bridge.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use shipway_dockerfile::MetaResolver;
+use shipway_dockerfile::resolve::{ImageRequest, ResolvedImage};
+use shipway_llb::build::ResolveMode as Asked;
+use shipway_model::failure::FailureKind;
+use shipway_model::{Definition, Failure};
+
+use crate::{Bridge, ResolveMode, ResolveRequest, SolveOptions};
+
+pub(super) struct BridgeResolver<'a> {
+    pub(super) bridge: &'a dyn Bridge,
+    pub(super) inputs: &'a BTreeMap<String, Definition>,
+}
+
+#[async_trait]
+impl MetaResolver for BridgeResolver<'_> {
+    async fn image_config(&self, request: ImageRequest) -> Result<ResolvedImage, Failure> {
+        let mode = match request.resolve_mode {
+            Asked::Default => ResolveMode::Default,
+            Asked::Pull => ResolveMode::ForcePull,
+            Asked::Local => ResolveMode::PreferLocal,
+        };
+        let found = self.bridge.resolve_image(ResolveRequest {
+            reference: request.reference,
+            platform: request.platform,
+            mode,
+            log_name: request.log_name,
+            oci_layout: request.layout,
+        });
+        let found = found.await?;
+        Ok(ResolvedImage {
+            reference: found.reference,
+            digest: Some(found.digest),
+            config: found.config.to_vec(),
+        })
+    }
+
+    async fn read_file(
+        &self,
+        definition: &Definition,
+        path: &str,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let solved = self.bridge.solve(definition.clone(), SolveOptions::default()).await?;
+        let Some(solved) = solved else { return Ok(None) };
+        match self.bridge.read_file(&solved, path, None).await {
+            Ok(bytes) => Ok(Some(bytes.to_vec())),
+            Err(failure) if failure.kind == FailureKind::NotFound => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn input(&self, name: &str) -> Result<Option<Definition>, Failure> {
+        Ok(self.inputs.get(name).cloned())
+    }
+
+    async fn source_epoch(
+        &self,
+        _source: &Definition,
+        _log_name: &str,
+    ) -> Result<Option<i64>, Failure> {
+        // Only sources over git and http have an age, and neither is supported yet.
+        Ok(None)
+    }
+}
