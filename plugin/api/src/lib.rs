@@ -1,1 +1,14 @@
-//! Control and LLBBridge: wire to domain, errors to status details.
+//! BuildKit's API on one socket: Control, LLBBridge, health, traces, content (read only). Turns wire messages into the
+//! domain's terms and back; decides nothing about builds.
+
+mod bridge;
+mod content;
+mod control;
+mod endpoint;
+mod health;
+mod trace;
+pub mod wire;
+mod workers;
+
+pub use endpoint::{Endpoint, Identity};
+pub use workers::machine_platforms;

@@ -1,0 +1,346 @@
+//! LLBBridge: what a client that drives its own build asks of it. Calls name their build in a header, and may come before it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use shipway_build::Build;
+use shipway_frontend::{
+    Bridge, FrontendRequest, FrontendResult, Refs, ResolveMode, ResolveRequest, SolveOptions,
+};
+use shipway_model::failure::FailureKind;
+use shipway_model::progress::Warning;
+use shipway_model::{Digest, Failure, Platform};
+use shipway_proto::gateway as wire;
+use shipway_proto::gateway::llb_bridge_server::LlbBridge;
+use shipway_proto::{apicaps, pb};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::Endpoint;
+use crate::wire::failure::{from_wire, to_status};
+use crate::wire::{progress, result, solve};
+
+/// How long a call waits for its build.
+const BUILD_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Header that names a call's build.
+const BUILD_ID: &str = "buildkit-controlapi-buildid";
+
+impl Endpoint {
+    async fn build_of(&self, metadata: &MetadataMap) -> Result<Arc<Build>, Status> {
+        let id = metadata.get(BUILD_ID).and_then(|id| id.to_str().ok());
+        let id = id.ok_or_else(|| Status::unknown("no buildid found in context"))?;
+        self.builder.find(id, BUILD_PATIENCE).await.map_err(|e| to_status(&e))
+    }
+
+    async fn solved(
+        &self,
+        build: &Arc<Build>,
+        request: wire::SolveRequest,
+    ) -> Result<FrontendResult, Failure> {
+        if let Some(import) = request.cache_imports.first() {
+            tracing::debug!(kind = import.r#type, "a cache import was asked for; none is supported");
+        }
+        let definition = request.definition.as_ref().filter(|definition| !definition.def.is_empty());
+        match (definition, request.frontend.as_str()) {
+            (Some(_), frontend) if !frontend.is_empty() => {
+                Err(Failure::new("cannot solve with both Definition and Frontend specified"))
+            }
+            (Some(definition), _) => {
+                let options = SolveOptions { evaluate: request.evaluate };
+                let solved = build.solve(solve::decode(definition)?, options).await?;
+                Ok(FrontendResult { refs: Refs::Single(solved), metadata: BTreeMap::new() })
+            }
+            (None, "") => Ok(FrontendResult::default()),
+            (None, name) => {
+                let inputs = solve::inputs(&request.frontend_inputs)?;
+                let request = FrontendRequest { options: request.frontend_opt, inputs };
+                build.frontend(name, request).await
+            }
+        }
+    }
+}
+
+fn caps(ids: &[&str]) -> Vec<apicaps::ApiCap> {
+    let each = ids.iter().map(|id| apicaps::ApiCap {
+        id: (*id).to_owned(),
+        enabled: true,
+        ..apicaps::ApiCap::default()
+    });
+    each.collect()
+}
+
+fn platform(wire: Option<pb::Platform>) -> Option<Platform> {
+    wire.map(|wire| Platform {
+        architecture: wire.architecture,
+        os: wire.os,
+        os_version: wire.os_version,
+        os_features: wire.os_features,
+        variant: wire.variant,
+    })
+}
+
+fn mode(text: &str) -> Result<ResolveMode, Failure> {
+    match text {
+        "" | "default" => Ok(ResolveMode::Default),
+        "pull" => Ok(ResolveMode::ForcePull),
+        "local" => Ok(ResolveMode::PreferLocal),
+        other => Err(Failure::new(format!("invalid resolvemode: {other}"))),
+    }
+}
+
+fn unsupported<T>(what: &str) -> Result<T, Status> {
+    let message = format!("{what} is not supported");
+    Err(to_status(&Failure::of_kind(FailureKind::Unimplemented, message)))
+}
+
+#[tonic::async_trait]
+impl LlbBridge for Endpoint {
+    async fn resolve_image_config(
+        &self,
+        request: Request<wire::ResolveImageConfigRequest>,
+    ) -> Result<Response<wire::ResolveImageConfigResponse>, Status> {
+        let build = self.build_of(request.metadata()).await?;
+        let request = request.into_inner();
+        if !request.source_policies.is_empty() {
+            return unsupported("a source policy");
+        }
+        // Resolver type 1 is a client's OCI layout.
+        let oci_layout = (request.resolver_type == 1).then_some((request.session_id, request.store_id));
+        let asked = ResolveRequest {
+            reference: request.r#ref,
+            platform: platform(request.platform),
+            mode: mode(&request.resolve_mode).map_err(|e| to_status(&e))?,
+            log_name: request.log_name,
+            oci_layout,
+        };
+        let found = build.resolve_image(asked).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(wire::ResolveImageConfigResponse {
+            digest: found.digest.to_string(),
+            config: found.config,
+            r#ref: found.reference,
+        }))
+    }
+
+    async fn resolve_source_meta(
+        &self,
+        request: Request<wire::ResolveSourceMetaRequest>,
+    ) -> Result<Response<wire::ResolveSourceMetaResponse>, Status> {
+        let build = self.build_of(request.metadata()).await?;
+        let request = request.into_inner();
+        if !request.source_policies.is_empty() {
+            return unsupported("a source policy");
+        }
+        let source = request.source.unwrap_or_default();
+        let Some(reference) = source.identifier.strip_prefix("docker-image://") else {
+            // Other sources have no metadata to find: the source stands for itself.
+            let known = source.identifier.starts_with("local://");
+            return if known {
+                let source = Some(source);
+                Ok(Response::new(wire::ResolveSourceMetaResponse { source, ..Default::default() }))
+            } else {
+                unsupported(&format!("resolving {:?}", source.identifier))
+            };
+        };
+        let asked = ResolveRequest {
+            reference: reference.to_owned(),
+            platform: platform(request.platform),
+            mode: mode(&request.resolve_mode).map_err(|e| to_status(&e))?,
+            log_name: request.log_name,
+            oci_layout: None,
+        };
+        let found = build.resolve_image(asked).await.map_err(|e| to_status(&e))?;
+        let no_config = request.image.is_some_and(|image| image.no_config);
+        let image = wire::ResolveSourceImageResponse {
+            digest: found.digest.to_string(),
+            config: if no_config { bytes::Bytes::new() } else { found.config },
+            attestation_chain: None,
+        };
+        let source = pb::SourceOp { identifier: format!("docker-image://{}", found.reference), ..source };
+        Ok(Response::new(wire::ResolveSourceMetaResponse {
+            source: Some(source),
+            image: Some(image),
+            ..Default::default()
+        }))
+    }
+
+    async fn solve(
+        &self,
+        request: Request<wire::SolveRequest>,
+    ) -> Result<Response<wire::SolveResponse>, Status> {
+        let build = self.build_of(request.metadata()).await?;
+        let solved = self.solved(&build, request.into_inner()).await.map_err(|e| to_status(&e))?;
+        let result = Some(result::to_wire(&solved));
+        Ok(Response::new(wire::SolveResponse { r#ref: String::new(), result }))
+    }
+
+    async fn read_file(
+        &self,
+        request: Request<wire::ReadFileRequest>,
+    ) -> Result<Response<wire::ReadFileResponse>, Status> {
+        let build = self.build_of(request.metadata()).await?;
+        let request = request.into_inner();
+        let range = request.range.map(|range| {
+            (range.offset.max(0).cast_unsigned(), range.length.max(0).cast_unsigned())
+        });
+        let read = async {
+            let of = build.find_ref(&request.r#ref)?;
+            build.read_file(&of, &request.file_path, range).await
+        };
+        let data = read.await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(wire::ReadFileResponse { data }))
+    }
+
+    async fn read_dir(
+        &self,
+        request: Request<wire::ReadDirRequest>,
+    ) -> Result<Response<wire::ReadDirResponse>, Status> {
+        let build = self.build_of(request.metadata()).await?;
+        let request = request.into_inner();
+        let read = async {
+            let of = build.find_ref(&request.r#ref)?;
+            build.read_dir(&of, &request.dir_path, &request.include_pattern).await
+        };
+        let entries = read.await.map_err(|e| to_status(&e))?;
+        let entries = entries.into_iter().map(result::stat).collect();
+        Ok(Response::new(wire::ReadDirResponse { entries }))
+    }
+
+    async fn stat_file(
+        &self,
+        request: Request<wire::StatFileRequest>,
+    ) -> Result<Response<wire::StatFileResponse>, Status> {
+        let build = self.build_of(request.metadata()).await?;
+        let request = request.into_inner();
+        let read = async {
+            let of = build.find_ref(&request.r#ref)?;
+            build.stat_file(&of, &request.path).await
+        };
+        let stat = read.await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(wire::StatFileResponse { stat: Some(result::stat(stat)) }))
+    }
+
+    async fn evaluate(
+        &self,
+        request: Request<wire::EvaluateRequest>,
+    ) -> Result<Response<wire::EvaluateResponse>, Status> {
+        let build = self.build_of(request.metadata()).await?;
+        let evaluated = async {
+            let of = build.find_ref(&request.into_inner().r#ref)?;
+            Bridge::evaluate(&*build, &of).await
+        };
+        evaluated.await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(wire::EvaluateResponse {}))
+    }
+
+    async fn ping(
+        &self,
+        request: Request<wire::PingRequest>,
+    ) -> Result<Response<wire::PongResponse>, Status> {
+        self.build_of(request.metadata()).await?;
+        Ok(Response::new(wire::PongResponse {
+            frontend_api_caps: caps(shipway_llb::caps::GATEWAY),
+            llb_caps: caps(shipway_llb::caps::LLB),
+            workers: vec![self.worker().await?],
+        }))
+    }
+
+    async fn r#return(
+        &self,
+        request: Request<wire::ReturnRequest>,
+    ) -> Result<Response<wire::ReturnResponse>, Status> {
+        let build = self.build_of(request.metadata()).await?;
+        let request = request.into_inner();
+        let returned = match (request.error, request.result) {
+            (Some(error), _) => Err(from_wire(error)),
+            (None, Some(result)) => result::from_wire(result, &build),
+            (None, None) => Ok(FrontendResult::default()),
+        };
+        build.give_back(returned);
+        Ok(Response::new(wire::ReturnResponse {}))
+    }
+
+    async fn inputs(
+        &self,
+        request: Request<wire::InputsRequest>,
+    ) -> Result<Response<wire::InputsResponse>, Status> {
+        // Inputs are for frontends in containers; a client knows its own.
+        self.build_of(request.metadata()).await?;
+        Ok(Response::new(wire::InputsResponse::default()))
+    }
+
+    async fn new_container(
+        &self,
+        _request: Request<wire::NewContainerRequest>,
+    ) -> Result<Response<wire::NewContainerResponse>, Status> {
+        unsupported("NewContainer")
+    }
+
+    async fn release_container(
+        &self,
+        _request: Request<wire::ReleaseContainerRequest>,
+    ) -> Result<Response<wire::ReleaseContainerResponse>, Status> {
+        unsupported("ReleaseContainer")
+    }
+
+    type ExecProcessStream = BoxStream<'static, Result<wire::ExecMessage, Status>>;
+
+    async fn exec_process(
+        &self,
+        _request: Request<Streaming<wire::ExecMessage>>,
+    ) -> Result<Response<Self::ExecProcessStream>, Status> {
+        unsupported("ExecProcess")
+    }
+
+    async fn read_file_container(
+        &self,
+        _request: Request<wire::ReadFileRequest>,
+    ) -> Result<Response<wire::ReadFileResponse>, Status> {
+        unsupported("ReadFileContainer")
+    }
+
+    async fn read_dir_container(
+        &self,
+        _request: Request<wire::ReadDirRequest>,
+    ) -> Result<Response<wire::ReadDirResponse>, Status> {
+        unsupported("ReadDirContainer")
+    }
+
+    async fn stat_file_container(
+        &self,
+        _request: Request<wire::StatFileRequest>,
+    ) -> Result<Response<wire::StatFileResponse>, Status> {
+        unsupported("StatFileContainer")
+    }
+
+    async fn warn(
+        &self,
+        request: Request<wire::WarnRequest>,
+    ) -> Result<Response<wire::WarnResponse>, Status> {
+        let build = self.build_of(request.metadata()).await?;
+        let request = request.into_inner();
+        let vertex: Digest = request.digest.parse().map_err(
+            |e: shipway_model::digest::InvalidDigest| Status::invalid_argument(e.to_string()),
+        )?;
+        let text = |bytes: bytes::Bytes| String::from_utf8_lossy(&bytes).into_owned();
+        build.warn(Warning {
+            vertex,
+            level: i32::try_from(request.level).unwrap_or(i32::MAX),
+            short: text(request.short),
+            detail: request.detail.into_iter().map(text).collect(),
+            url: request.url,
+            info: request.info.map(|info| {
+                Arc::new(shipway_model::definition::SourceInfo {
+                    filename: info.filename,
+                    data: info.data.to_vec(),
+                    language: info.language,
+                    definition: None,
+                })
+            }),
+            ranges: request.ranges.iter().map(progress::range_from).collect(),
+        });
+        Ok(Response::new(wire::WarnResponse {}))
+    }
+}

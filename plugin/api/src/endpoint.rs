@@ -1,0 +1,80 @@
+//! What one socket serves: the builds of one containerd namespace.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shipway_backend::{Host, Namespace};
+use shipway_build::Builder;
+use shipway_model::Platform;
+use shipway_proto::content::content_server::ContentServer;
+use shipway_proto::control::control_server::ControlServer;
+use shipway_proto::gateway::llb_bridge_server::LlbBridgeServer;
+use shipway_proto::health::health_server::HealthServer;
+use shipway_proto::trace::trace_service_server::TraceServiceServer;
+use shipway_proto::MESSAGE_LIMIT;
+use shipway_session::SessionHub;
+use tonic::service::Routes;
+
+use crate::content::ContentService;
+use crate::health::HealthService;
+use crate::trace::TraceCollector;
+
+/// How the daemon presents itself.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The worker's id: stable over restarts.
+    pub worker: String,
+    /// Labels that the operator added.
+    pub labels: BTreeMap<String, String>,
+    /// The snapshotter that clients are told.
+    pub snapshotter: String,
+    /// Name of the machine.
+    pub hostname: String,
+    /// `host`, `cni`: the network of steps.
+    pub network: String,
+    /// Platforms, this machine's first.
+    pub platforms: Vec<Platform>,
+    /// Path of the program, and its version.
+    pub package: String,
+    /// Version.
+    pub version: String,
+    /// Revision that it was built from.
+    pub revision: String,
+}
+
+/// One socket's services.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// Builds.
+    pub builder: Arc<Builder>,
+    /// Clients.
+    pub hub: Arc<SessionHub>,
+    /// containerd.
+    pub host: Arc<dyn Host>,
+    /// The namespace that this socket builds in.
+    pub namespace: Namespace,
+    /// How the daemon presents itself.
+    pub identity: Arc<Identity>,
+}
+
+impl Endpoint {
+    /// The services, to be served on a socket.
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        let control = ControlServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT);
+        let bridge = LlbBridgeServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT);
+        let traces = TraceServiceServer::new(TraceCollector)
+            .max_decoding_message_size(MESSAGE_LIMIT);
+        let content = ContentServer::new(ContentService(self.namespace.clone()))
+            .max_encoding_message_size(MESSAGE_LIMIT);
+        Routes::new(control)
+            .add_service(bridge)
+            .add_service(traces)
+            .add_service(content)
+            .add_service(HealthServer::new(HealthService))
+    }
+}

@@ -1,0 +1,134 @@
+//! Failures to gRPC statuses and back, with the typed details that BuildKit's clients render (`+json` values under
+//! scheme-less type URLs; protocol notes, "Failure"). It decides no message text.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use prost::Message;
+use serde_json::{Value, json};
+use shipway_model::definition::SourceInfo;
+use shipway_model::failure::FailureKind;
+use shipway_model::{Failure, FailureDetail, SourceRange};
+use shipway_proto::rpc;
+use tonic::{Code, Status};
+
+const PREFIX: &str = "github.com/moby/buildkit/";
+
+/// The status that a client gets.
+#[must_use]
+pub fn to_status(failure: &Failure) -> Status {
+    let wire = to_wire(failure);
+    Status::with_details(code(failure.kind), wire.message.clone(), wire.encode_to_vec().into())
+}
+
+/// The same as a message, for records.
+#[must_use]
+pub fn to_wire(failure: &Failure) -> rpc::Status {
+    rpc::Status {
+        code: code(failure.kind) as i32,
+        message: failure.message.to_string(),
+        details: failure.details.iter().map(detail).collect(),
+    }
+}
+
+/// A failure that a client reports (a frontend running at the client): its details are handed on unread.
+#[must_use]
+pub fn from_wire(status: rpc::Status) -> Failure {
+    let kind = match Code::from_i32(status.code) {
+        Code::Cancelled => FailureKind::Cancelled,
+        Code::InvalidArgument => FailureKind::InvalidArgument,
+        Code::NotFound => FailureKind::NotFound,
+        Code::PermissionDenied => FailureKind::PermissionDenied,
+        Code::Unimplemented => FailureKind::Unimplemented,
+        _ => FailureKind::Unknown,
+    };
+    let details = status.details.into_iter().map(|any| FailureDetail::Opaque {
+        type_url: any.type_url,
+        value: any.value.to_vec(),
+    });
+    Failure { message: status.message.into(), kind, details: details.collect() }
+}
+
+fn code(kind: FailureKind) -> Code {
+    match kind {
+        FailureKind::Unknown => Code::Unknown,
+        FailureKind::Cancelled => Code::Cancelled,
+        FailureKind::InvalidArgument => Code::InvalidArgument,
+        FailureKind::NotFound => Code::NotFound,
+        FailureKind::PermissionDenied => Code::PermissionDenied,
+        FailureKind::Unimplemented => Code::Unimplemented,
+    }
+}
+
+fn detail(detail: &FailureDetail) -> prost_types::Any {
+    let (kind, value) = match detail {
+        FailureDetail::Opaque { type_url, value } => {
+            return prost_types::Any { type_url: type_url.clone(), value: value.clone() };
+        }
+        FailureDetail::Vertex(digest) => ("errdefs.Vertex", json!({"digest": digest})),
+        FailureDetail::Source { info, ranges } => ("errdefs.Source", source(info, ranges)),
+        FailureDetail::Exit(code) => ("gatewayapi.ExitMessage", json!({"Code": code})),
+        FailureDetail::Solve { input_ids, mount_ids, .. } => {
+            ("errdefs.Solve", json!({"inputIDs": input_ids, "mountIDs": mount_ids}))
+        }
+        FailureDetail::Frontend(name) => ("errdefs.Frontend", json!({"name": name})),
+        FailureDetail::UnsupportedSubrequest(name) => ("errdefs.Subrequest", json!({"name": name})),
+        FailureDetail::UnsupportedFrontendCap(name) => {
+            ("errdefs.FrontendCap", json!({"name": name}))
+        }
+    };
+    prost_types::Any {
+        type_url: format!("{PREFIX}{kind}+json"),
+        value: value.to_string().into_bytes(),
+    }
+}
+
+fn source(info: &SourceInfo, ranges: &[SourceRange]) -> Value {
+    let ranges: Vec<Value> = ranges
+        .iter()
+        .map(|range| {
+            json!({
+                "start": position(range.start_line, range.start_character),
+                "end": position(range.end_line, range.end_character),
+            })
+        })
+        .collect();
+    json!({
+        "info": {
+            "filename": info.filename,
+            "data": STANDARD.encode(&info.data),
+            "language": info.language,
+        },
+        "ranges": ranges,
+    })
+}
+
+fn position(line: i32, character: i32) -> Value {
+    if character == 0 { json!({"line": line}) } else { json!({"line": line, "character": character}) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn details_are_json_under_scheme_less_urls() {
+        let info = SourceInfo { filename: "Dockerfile".into(), data: b"FROM x".into(), ..Default::default() };
+        let failure = Failure::new("boom")
+            .with(FailureDetail::Source { info: Arc::new(info), ranges: vec![SourceRange::lines(1, 1)] });
+        let wire = to_wire(&failure);
+        assert_eq!(wire.code, 2);
+        assert_eq!(wire.details[0].type_url, "github.com/moby/buildkit/errdefs.Source+json");
+        let json: Value = serde_json::from_slice(&wire.details[0].value).unwrap();
+        assert_eq!(json["ranges"][0]["start"]["line"], 1);
+        assert_eq!(json["info"]["data"], "RlJPTSB4");
+    }
+
+    #[test]
+    fn a_client_s_details_come_back_as_they_were() {
+        let failure = Failure::new("x").with(FailureDetail::Exit(7));
+        let wire = to_wire(&failure);
+        assert_eq!(to_wire(&from_wire(wire.clone())), wire);
+    }
+}

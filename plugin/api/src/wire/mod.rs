@@ -1,0 +1,6 @@
+//! Conversions between wire messages and the domain's types, one file per subject.
+
+pub mod failure;
+pub mod progress;
+pub mod result;
+pub mod solve;

@@ -1,0 +1,129 @@
+//! The worker record of a socket: what nerdctl checks word for word, and buildx shows.
+
+use std::collections::BTreeMap;
+
+use shipway_model::Platform;
+use shipway_proto::types::{BuildkitVersion, WorkerRecord};
+use tonic::Status;
+
+use crate::Endpoint;
+use crate::wire::failure::to_status;
+
+/// Prefix of the worker's labels.
+const PREFIX: &str = "org.mobyproject.buildkit.worker.";
+
+impl Endpoint {
+    /// The record, with containerd's UUID as it is now.
+    pub(crate) async fn worker(&self) -> Result<WorkerRecord, Status> {
+        let uuid = self.host.uuid().await.map_err(|e| to_status(&e.into()))?;
+        let identity = &self.identity;
+        let own = [
+            ("executor", "containerd"),
+            ("containerd.uuid", uuid.as_str()),
+            ("containerd.namespace", &self.namespace.name),
+            ("snapshotter", &identity.snapshotter),
+            ("hostname", &identity.hostname),
+            ("network", &identity.network),
+            ("selinux.enabled", "false"),
+        ];
+        let own = own.into_iter().map(|(key, value)| (format!("{PREFIX}{key}"), value.to_owned()));
+        let mut labels: BTreeMap<String, String> = own.collect();
+        labels.extend(identity.labels.clone());
+        Ok(WorkerRecord {
+            id: identity.worker.clone(),
+            labels,
+            platforms: identity.platforms.iter().map(shipway_llb::encode::encode_platform).collect(),
+            gc_policy: Vec::new(),
+            buildkit_version: Some(self.version()),
+            cdi_devices: Vec::new(),
+        })
+    }
+
+    pub(crate) fn version(&self) -> BuildkitVersion {
+        let identity = &self.identity;
+        BuildkitVersion {
+            package: identity.package.clone(),
+            version: identity.version.clone(),
+            revision: identity.revision.clone(),
+            dockerfile_version: DOCKERFILE_SYNTAX.into(),
+        }
+    }
+}
+
+/// Version of the Dockerfile syntax that the built-in frontend reads.
+const DOCKERFILE_SYNTAX: &str = "1.27.0";
+
+/// True where a record passes a filter (`id==x`, `labels."key"==y`, `id~=regex`-free subset: equality and presence).
+pub(crate) fn matches(record: &WorkerRecord, filters: &[String]) -> Result<bool, Status> {
+    if filters.iter().all(String::is_empty) {
+        return Ok(true);
+    }
+    for filter in filters {
+        let terms: Result<Vec<bool>, Status> =
+            filter.split(',').map(|term| term_matches(record, term)).collect();
+        if terms?.into_iter().all(|matched| matched) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn term_matches(record: &WorkerRecord, term: &str) -> Result<bool, Status> {
+    let (field, wanted, negated) = match (term.split_once("=="), term.split_once("!=")) {
+        (Some((field, value)), _) => (field, Some(value), false),
+        (None, Some((field, value))) => (field, Some(value), true),
+        (None, None) => (term, None, false),
+    };
+    let unquoted = |text: &str| text.trim_matches('"').to_owned();
+    let value = if field == "id" {
+        Some(record.id.clone())
+    } else if let Some(label) = field.strip_prefix("labels.") {
+        record.labels.get(&unquoted(label)).cloned()
+    } else {
+        return Err(Status::unknown(format!("filters: parse error: unknown field {field:?}")));
+    };
+    Ok(match wanted {
+        None => value.is_some(),
+        Some(wanted) => (value == Some(unquoted(wanted))) != negated,
+    })
+}
+
+/// The platforms of a machine: its own with all variants, and what its CPU runs besides.
+#[must_use]
+pub fn machine_platforms(own: &Platform) -> Vec<Platform> {
+    let mut platforms = vec![own.clone()];
+    if own.architecture == "amd64" {
+        platforms.push(Platform::new("linux", "386", ""));
+    }
+    platforms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> WorkerRecord {
+        WorkerRecord {
+            id: "w".into(),
+            labels: BTreeMap::from([("a.b".into(), "c".into())]),
+            ..WorkerRecord::default()
+        }
+    }
+
+    #[test]
+    fn filters_select_by_id_and_labels() {
+        let check = |filter: &str| matches(&record(), &[filter.to_owned()]);
+        for (filter, matched) in [
+            ("", true),
+            ("id==w", true),
+            ("id!=w", false),
+            ("labels.\"a.b\"==c", true),
+            ("labels.\"a.b\"==d", false),
+            ("labels.x", false),
+            ("id==w,labels.\"a.b\"==d", false),
+        ] {
+            assert_eq!(check(filter).unwrap(), matched, "{filter}");
+        }
+        assert!(check("nonsense==1").is_err());
+    }
+}

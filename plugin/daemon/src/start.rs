@@ -1,0 +1,317 @@
+//! Starts the daemon's parts in order, serves, and stops them in reverse.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use shipway_api::{Endpoint, Identity};
+use shipway_backend::{BackendError, Host, LayerUpkeep, Registry};
+use shipway_build::{Builder, Parts, Settings, StoredResults};
+use shipway_cache::KeyStore;
+use shipway_config::{Address, Config, Entitlement, Listen, Runtime};
+use shipway_containerd::Containerd;
+use shipway_engine::Engine;
+use shipway_layers::Layers;
+use shipway_model::{Digest, Failure, Platform};
+use shipway_ops::{CacheMounts, DnsConfig, LogLimits};
+use shipway_registry::RegistryClient;
+use shipway_session::SessionHub;
+use shipway_snapshotter::LayerStore;
+use shipway_source::ImageResolver;
+use shipway_source::local::Mirrors;
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsConfig};
+
+use crate::listen::{self, Incoming, Inherited};
+use crate::state;
+
+type AnyError = Box<dyn Error + Send + Sync>;
+
+/// Steps at a time where the configuration sets no limit.
+const UNLIMITED: usize = 1 << 20;
+
+/// Stream windows of HTTP/2: contexts and blobs travel over these connections.
+const WINDOW: u32 = 4 << 20;
+
+/// Runs the daemon until a signal ends it.
+pub(crate) async fn run(config: Config) -> Result<(), AnyError> {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider is installed already");
+    }
+    let mut inherited = Inherited::take();
+    std::fs::create_dir_all(&config.root)
+        .map_err(|e| format!("making the root directory {}: {e}", config.root.display()))?;
+    let stopping = CancellationToken::new();
+    let mut services = JoinSet::new();
+
+    let plugin = &config.snapshotter;
+    let store = LayerStore::open(&plugin.root)?;
+    let listener = match inherited.unix(Some("snapshotter"))? {
+        Some(listener) => listener,
+        None => listen::unix(&plugin.address, None, None)?,
+    };
+    services.spawn(snapshots(store.clone(), listener, stopping.clone()));
+
+    let daemon = Daemon::assemble(&config, store).await?;
+    daemon.serve(&config, &mut inherited, &stopping, &mut services).await?;
+    tracing::info!(root = %config.root.display(), "serving");
+    let outcome = tokio::select! {
+        () = signalled() => Ok(()),
+        ended = services.join_next() => match ended {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) => Err(error.into()),
+            None => Ok(()),
+        },
+    };
+    tracing::info!("stopping");
+    daemon.builder.shutdown().await;
+    daemon.hub.close().await;
+    stopping.cancel();
+    while let Some(ended) = services.join_next().await {
+        ended??;
+    }
+    daemon.containerd.drain().await;
+    outcome
+}
+
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signals) => {
+            signals.recv().await;
+        }
+        Err(error) => {
+            tracing::error!(%error, "a signal cannot be waited for");
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}
+
+async fn snapshots(
+    store: LayerStore,
+    listener: UnixListener,
+    stopping: CancellationToken,
+) -> Result<(), AnyError> {
+    shipway_snapshotter::serve(store, listener, stopping.cancelled_owned()).await?;
+    Ok(())
+}
+
+/// The daemon's parts.
+struct Daemon {
+    containerd: Arc<Containerd>,
+    builder: Arc<Builder>,
+    hub: Arc<SessionHub>,
+    identity: Arc<Identity>,
+}
+
+impl Daemon {
+    async fn assemble(config: &Config, store: LayerStore) -> Result<Self, AnyError> {
+        let instance = state::instance(&config.root);
+        let private = state::private_dir(&config.root, &instance)
+            .map_err(|e| format!("making a private directory: {e}"))?;
+        let containerd = connect(config, &private, &instance).await?;
+        clean_up(config, &containerd).await?;
+        let registry = registry(config);
+        let store = Arc::new(store);
+        let upkeep: Arc<dyn LayerUpkeep> = store.clone();
+        let layers = Layers::new(store.clone(), Arc::clone(&upkeep))?;
+        let keys = KeyStore::open(&config.root.join("cache.db"))?;
+        let results = StoredResults::new(layers.clone(), Arc::clone(&registry));
+        let limits = shipway_engine::Config {
+            max_parallelism: config.worker.max_parallelism.unwrap_or(UNLIMITED),
+            ..shipway_engine::Config::default()
+        };
+        let engine = Engine::new(keys.clone(), Arc::new(results), limits);
+        let resolver = ImageResolver::new(Arc::clone(&registry), upkeep.scratch_dir("manifests")?);
+        let hub = SessionHub::new();
+        let step_files = private.join("steps");
+        std::fs::create_dir(&step_files).map_err(|e| format!("making {}: {e}", step_files.display()))?;
+        let builder = Builder::new(Parts {
+            engine,
+            keys,
+            layers,
+            registry,
+            resolver: Arc::new(resolver),
+            sessions: hub.clone(),
+            mirrors: Arc::new(Mirrors::new(upkeep.scratch_dir("mirrors")?)),
+            cache_mounts: CacheMounts::new(upkeep.scratch_dir("cache-mounts")?),
+            settings: settings(config, step_files, instance),
+        });
+        let identity = Arc::new(identity(config)?);
+        Ok(Self { containerd, builder, hub, identity })
+    }
+
+    async fn serve(
+        &self,
+        config: &Config,
+        inherited: &mut Inherited,
+        stopping: &CancellationToken,
+        services: &mut JoinSet<Result<(), AnyError>>,
+    ) -> Result<(), AnyError> {
+        for address in &config.listen.addresses {
+            let incoming = listen::open(address, &config.listen, inherited).await?;
+            let endpoint = self.endpoint(&config.worker.namespace);
+            let tls = tls(&config.listen)?;
+            services.spawn(serve(endpoint, incoming, tls, stopping.clone()));
+        }
+        for socket in &config.namespaces {
+            let address = Address::Unix(socket.path.clone());
+            let incoming = listen::open(&address, &config.listen, inherited).await?;
+            let endpoint = self.endpoint(&socket.namespace);
+            services.spawn(serve(endpoint, incoming, None, stopping.clone()));
+        }
+        Ok(())
+    }
+
+    fn endpoint(&self, namespace: &str) -> Endpoint {
+        Endpoint {
+            builder: Arc::clone(&self.builder),
+            hub: Arc::clone(&self.hub),
+            host: Arc::clone(&self.containerd) as Arc<dyn Host>,
+            namespace: self.containerd.namespace(namespace),
+            identity: Arc::clone(&self.identity),
+        }
+    }
+}
+
+async fn connect(
+    config: &Config,
+    private: &Path,
+    instance: &str,
+) -> Result<Arc<Containerd>, AnyError> {
+    if config.worker.runtime == Runtime::Runc {
+        return Err("the runtime io.containerd.runc.v2 cannot be chosen: it is used where containerd is too old for ours".into());
+    }
+    let settings = shipway_containerd::Settings {
+        socket: config.worker.address.clone(),
+        state: private.to_owned(),
+        instance: instance.to_owned(),
+        runtime: shipway_step::RUNTIME.to_owned(),
+        cgroup_parent: "/shipway".to_owned(),
+    };
+    Ok(Arc::new(Containerd::connect(settings).await?))
+}
+
+/// Removes what an earlier daemon left behind in each namespace that is served.
+async fn clean_up(config: &Config, containerd: &Containerd) -> Result<(), BackendError> {
+    let own = std::iter::once(config.worker.namespace.as_str());
+    let others = config.namespaces.iter().map(|socket| socket.namespace.as_str());
+    for name in own.chain(others) {
+        let namespace = containerd.namespace(name);
+        namespace.executor.clean_up().await?;
+        namespace.leases.clean_up().await?;
+    }
+    Ok(())
+}
+
+fn registry(config: &Config) -> Arc<dyn Registry> {
+    let defaults = shipway_registry::Settings::default();
+    Arc::new(RegistryClient::new(shipway_registry::Settings {
+        hosts: config.registries.clone(),
+        concurrency: config.system.max_registry_concurrency.unwrap_or(defaults.concurrency),
+        ..defaults
+    }))
+}
+
+fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -> Settings {
+    let allowed = config.entitlements.iter().map(|entitlement| match entitlement {
+        Entitlement::NetworkHost => "network.host",
+        Entitlement::SecurityInsecure => "security.insecure",
+        Entitlement::Device => "device",
+    });
+    Settings {
+        snapshotter: config.worker.snapshotter.clone(),
+        own_snapshotter: config.snapshotter.name.clone(),
+        platform: Platform::host(),
+        allowed_entitlements: allowed.map(str::to_owned).collect(),
+        step_files,
+        log_limits: log_limits(),
+        dns: DnsConfig {
+            nameservers: config.dns.nameservers.clone(),
+            search_domains: config.dns.search_domains.clone(),
+            options: config.dns.options.clone(),
+        },
+        instance,
+    }
+}
+
+/// Limits of step output, from the variables that buildkitd reads; -1 is no limit.
+fn log_limits() -> LogLimits {
+    let defaults = LogLimits::default();
+    let limit = |name: &str, default: Option<usize>| match std::env::var(name) {
+        Ok(text) => text.parse::<i64>().map_or(default, |n| usize::try_from(n).ok()),
+        Err(_) => default,
+    };
+    LogLimits {
+        total: limit("BUILDKIT_STEP_LOG_MAX_SIZE", defaults.total),
+        per_second: limit("BUILDKIT_STEP_LOG_MAX_SPEED", defaults.per_second),
+    }
+}
+
+fn identity(config: &Config) -> Result<Identity, AnyError> {
+    let own = Platform::host();
+    let platforms: Result<Vec<Platform>, _> =
+        config.worker.platforms.iter().map(|text| text.parse()).collect();
+    let mut platforms = platforms?;
+    if platforms.is_empty() {
+        platforms = shipway_api::machine_platforms(&own);
+    }
+    let labels: BTreeMap<String, String> = config.worker.labels.clone();
+    Ok(Identity {
+        worker: state::worker_id(&config.root)?,
+        labels,
+        snapshotter: config.worker.snapshotter.clone(),
+        hostname: state::hostname(),
+        network: "host".to_owned(),
+        platforms,
+        package: "github.com/shipway/shipway".to_owned(),
+        version: format!("v{}", env!("CARGO_PKG_VERSION")),
+        revision: Digest::of(env!("CARGO_PKG_VERSION")).hex()[..12].to_owned(),
+    })
+}
+
+fn tls(listen: &Listen) -> Result<Option<ServerTlsConfig>, AnyError> {
+    let Some(tls) = &listen.tls else { return Ok(None) };
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|e| Failure::from_error(&e).context(format!("reading {}", path.display())))
+    };
+    let identity = TlsIdentity::from_pem(read(&tls.cert)?, read(&tls.key)?);
+    let mut config = ServerTlsConfig::new().identity(identity);
+    if let Some(ca) = &tls.client_ca {
+        config = config.client_ca_root(Certificate::from_pem(read(ca)?));
+    }
+    Ok(Some(config))
+}
+
+async fn serve(
+    endpoint: Endpoint,
+    incoming: Incoming,
+    tls: Option<ServerTlsConfig>,
+    stopping: CancellationToken,
+) -> Result<(), AnyError> {
+    let mut server = Server::builder()
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
+        // Clients send as many headers as a context has patterns.
+        .http2_max_header_list_size(1 << 20);
+    let until = stopping.cancelled_owned();
+    match incoming {
+        Incoming::Unix(incoming) => {
+            server.add_routes(endpoint.routes()).serve_with_incoming_shutdown(incoming, until).await?;
+        }
+        Incoming::Tcp(incoming) => {
+            if let Some(tls) = tls {
+                server = server.tls_config(tls)?;
+            }
+            server.add_routes(endpoint.routes()).serve_with_incoming_shutdown(incoming, until).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Facts about the machine and the daemon's own directories: instance name, private directory in memory, worker id.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use shipway_model::Digest;
+
+/// Type of a filesystem in memory, as statfs reports it.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// A name for this daemon among others on the same containerd: the same as long as its root directory is.
+pub(crate) fn instance(root: &Path) -> String {
+    Digest::of(root.as_os_str().as_encoded_bytes()).hex()[..10].to_owned()
+}
+
+/// An empty private directory, in memory where the machine has one: secrets of steps pass through it.
+pub(crate) fn private_dir(root: &Path, instance: &str) -> io::Result<PathBuf> {
+    let in_memory = |dir: &&&str| {
+        rustix::fs::statfs(**dir).is_ok_and(|s| i64::try_from(s.f_type) == Ok(TMPFS_MAGIC))
+    };
+    let base = ["/run", "/dev/shm"].iter().find(in_memory).map_or(root, |dir| Path::new(*dir));
+    let dir = base.join(format!("shipway-{instance}"));
+    match fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fs::DirBuilder::new().mode(0o700).create(&dir)?;
+    Ok(dir)
+}
+
+/// The worker's id, made once and kept in a file.
+pub(crate) fn worker_id(root: &Path) -> io::Result<String> {
+    let file = root.join("workerid");
+    match fs::read_to_string(&file) {
+        Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
+        _ => {
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            fs::write(&file, &id)?;
+            Ok(id)
+        }
+    }
+}
+
+/// Number of a group of this machine.
+pub(crate) fn group_id(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    let line = groups.lines().find(|line| line.split(':').next() == Some(name))?;
+    line.split(':').nth(2)?.parse().ok()
+}
+
+/// Name of the machine.
+pub(crate) fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_named_by_its_root() {
+        assert_eq!(instance(Path::new("/a")), instance(Path::new("/a")));
+        assert_ne!(instance(Path::new("/a")), instance(Path::new("/b")));
+    }
+}
