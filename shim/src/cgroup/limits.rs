@@ -79,43 +79,47 @@ impl Writer<'_> {
     }
 
     fn memory(&self, memory: &LinuxMemory) -> io::Result<()> {
-        let swap = memory.swap();
         if self.group.is_unified() {
-            if let Some(limit) = memory.limit() {
-                self.put("memory", "", "memory.max", &count_or_max(limit))?;
-            }
-            // OCI counts memory and swap together, v2 swap alone.
-            if let (Some(swap), limit) = (swap, memory.limit().unwrap_or(0)) {
-                let alone = if swap < 0 {
-                    -1
-                } else {
-                    (swap - limit.max(0)).max(0)
-                };
-                self.put("memory", "", "memory.swap.max", &count_or_max(alone))?;
-            }
+            self.unified_memory(memory)?;
         } else {
-            // The kernel refuses a moment with less swap than memory, so the order depends on which one grows.
-            let limit = memory.limit().map(|limit| ("memory.limit_in_bytes", limit));
-            let swap = swap.map(|swap| ("memory.memsw.limit_in_bytes", swap));
-            let set =
-                |(file, value): (&str, i64)| self.put("memory", file, file, &value.to_string());
-            if let (Some(limit), Some(swap)) = (limit, swap) {
-                set(limit)
-                    .and_then(|()| set(swap))
-                    .or_else(|_| set(swap).and_then(|()| set(limit)))?;
-            } else {
-                limit.into_iter().chain(swap).try_for_each(set)?;
-            }
+            self.legacy_memory(memory)?;
         }
-        if let Some(reservation) = memory.reservation() {
+        memory.reservation().map_or(Ok(()), |bytes| {
             self.put(
                 "memory",
                 "memory.soft_limit_in_bytes",
                 "memory.low",
-                &reservation.to_string(),
-            )?;
+                &bytes.to_string(),
+            )
+        })
+    }
+
+    /// OCI counts memory and swap together, v2 swap alone.
+    fn unified_memory(&self, memory: &LinuxMemory) -> io::Result<()> {
+        if let Some(limit) = memory.limit() {
+            self.put("memory", "", "memory.max", &count_or_max(limit))?;
         }
-        Ok(())
+        let Some(both) = memory.swap() else {
+            return Ok(());
+        };
+        let memory = memory.limit().unwrap_or(0).max(0);
+        let alone = if both < 0 { -1 } else { (both - memory).max(0) };
+        self.put("memory", "", "memory.swap.max", &count_or_max(alone))
+    }
+
+    /// The kernel refuses a moment with less swap than memory, so the order depends on which one grows.
+    fn legacy_memory(&self, memory: &LinuxMemory) -> io::Result<()> {
+        let limit = memory.limit().map(|limit| ("memory.limit_in_bytes", limit));
+        let swap = memory
+            .swap()
+            .map(|swap| ("memory.memsw.limit_in_bytes", swap));
+        let set = |(file, value): (&str, i64)| self.put("memory", file, file, &value.to_string());
+        let (Some(limit), Some(swap)) = (limit, swap) else {
+            return limit.into_iter().chain(swap).try_for_each(set);
+        };
+        set(limit)
+            .and_then(|()| set(swap))
+            .or_else(|_| set(swap).and_then(|()| set(limit)))
     }
 
     fn cpu(&self, cpu: &LinuxCpu) -> io::Result<()> {
@@ -183,21 +187,22 @@ impl Writer<'_> {
                 "wiops",
             ),
         ];
+        let unified = self.group.is_unified();
         for (devices, v1, v2) in throttles {
-            for device in devices.iter().flatten() {
-                let (major, minor, rate) = (device.major(), device.minor(), device.rate());
-                let key = if self.group.is_unified() {
-                    format!("{v2}=")
-                } else {
-                    String::new()
-                };
-                self.put(
-                    "blkio",
-                    v1,
-                    "io.max",
-                    &format!("{major}:{minor} {key}{rate}"),
-                )?;
-            }
+            let key = if unified {
+                format!("{v2}=")
+            } else {
+                String::new()
+            };
+            devices.iter().flatten().try_for_each(|device| {
+                let line = format!(
+                    "{}:{} {key}{}",
+                    device.major(),
+                    device.minor(),
+                    device.rate()
+                );
+                self.put("blkio", v1, "io.max", &line)
+            })?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Gid, Mode, Uid, chownat, mknodat, symlinkat};
 use rustix::io::Errno;
 
 use super::error::{Attempt as _, StartError};
-use super::mounts::bind_descriptor;
+use super::mounts::{Bind, bind_descriptor};
 use super::paths::{PointKind, Resolved, open_inside};
 
 /// Character devices that every step has: name, major, minor.
@@ -106,5 +106,5 @@ fn bind_from_host(root: &OwnedFd, path: &Path, error: io::Error) -> io::Result<(
     }
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
     let source = rustix::fs::open(path, flags, Mode::empty())?;
-    bind_descriptor(root, path, &source, 0, false)
+    bind_descriptor(root, path, &source, 0, Bind::Single)
 }

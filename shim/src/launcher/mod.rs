@@ -193,7 +193,7 @@ fn join_cgroup(hierarchies: &Hierarchies, path: &Path, spec: &Spec) -> io::Resul
         .filter(|rules| !rules.is_empty());
     match rules {
         Some(rules) => {
-            common.allow_devices(&rules.iter().map(DeviceRule::from).collect::<Vec<_>>())?
+            common.allow_devices(&rules.iter().map(DeviceRule::from).collect::<Vec<_>>())?;
         }
         None => common.allow_devices(&default_rules())?,
     }

@@ -15,14 +15,22 @@ use super::error::{Attempt as _, StartError};
 use super::paths::{PointKind, Resolved, descriptor_path, kind_of};
 use crate::sys::set_mount_attributes;
 
+/// How far a bind goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bind {
+    /// The one mount.
+    Single,
+    /// It and all below.
+    Recursive,
+}
+
 /// What an option string says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct MountOptions {
     flags: u64,
     attributes: u64,
     propagation: Option<MountPropagationFlags>,
-    recursive: bool,
-    bind: bool,
+    bind: Option<Bind>,
     data: Vec<String>,
 }
 
@@ -38,8 +46,8 @@ impl MountOptions {
 
     fn take(&mut self, option: &str) {
         match option {
-            "bind" => self.bind = true,
-            "rbind" => (self.bind, self.recursive) = (true, true),
+            "bind" => self.bind = self.bind.or(Some(Bind::Single)),
+            "rbind" => self.bind = Some(Bind::Recursive),
             "ro" => self.set(libc::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
             "nosuid" => self.set(libc::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
             "nodev" => self.set(libc::MS_NODEV, libc::MOUNT_ATTR_NODEV),
@@ -55,7 +63,7 @@ impl MountOptions {
             "slave" | "rslave" => self.propagation = Some(MountPropagationFlags::DOWNSTREAM),
             "shared" | "rshared" => self.propagation = Some(MountPropagationFlags::SHARED),
             "unbindable" | "runbindable" => {
-                self.propagation = Some(MountPropagationFlags::UNBINDABLE)
+                self.propagation = Some(MountPropagationFlags::UNBINDABLE);
             }
             other => self.data.push(other.to_owned()),
         }
@@ -76,20 +84,13 @@ pub(crate) fn mount_entry(root: &OwnedFd, entry: &Mount, cgroups: &Path) -> Resu
         .source()
         .clone()
         .unwrap_or_else(|| PathBuf::from(kind));
-    let made = if kind == "cgroup" || kind == "cgroup2" {
-        bind(
-            root,
-            target,
-            cgroups,
-            &MountOptions {
-                recursive: true,
-                ..options
-            },
-        )
-    } else if options.bind || kind == "bind" {
-        bind(root, target, &source, &options)
-    } else {
-        mount_new(root, target, kind, &source, &options)
+    let made = match options.bind {
+        _ if kind == "cgroup" || kind == "cgroup2" => {
+            bind(root, target, cgroups, &options, Bind::Recursive)
+        }
+        Some(depth) => bind(root, target, &source, &options, depth),
+        None if kind == "bind" => bind(root, target, &source, &options, Bind::Single),
+        None => mount_new(root, target, kind, &source, &options),
     };
     made.attempt(|| format!("mounting {kind} at {}", target.display()))
 }
@@ -116,9 +117,15 @@ fn mount_new(
     propagate(root, target, options)
 }
 
-fn bind(root: &OwnedFd, target: &Path, source: &Path, options: &MountOptions) -> io::Result<()> {
+fn bind(
+    root: &OwnedFd,
+    target: &Path,
+    source: &Path,
+    options: &MountOptions,
+    depth: Bind,
+) -> io::Result<()> {
     let source = open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    bind_descriptor(root, target, &source, options.attributes, options.recursive)?;
+    bind_descriptor(root, target, &source, options.attributes, depth)?;
     propagate(root, target, options)
 }
 
@@ -128,20 +135,19 @@ pub(crate) fn bind_descriptor(
     target: &Path,
     source: &OwnedFd,
     attributes: u64,
-    recursive: bool,
+    depth: Bind,
 ) -> io::Result<()> {
     let place = Resolved::new(root, target)?.ensure(root, kind_of(source)?)?;
     let (from, to) = (descriptor_path(source), descriptor_path(&place));
-    if recursive {
-        mount_bind_recursive(from, to)
-    } else {
-        mount_bind(from, to)
-    }?;
+    match depth {
+        Bind::Single => mount_bind(from, to)?,
+        Bind::Recursive => mount_bind_recursive(from, to)?,
+    }
     if attributes == 0 {
         return Ok(());
     }
     let mounted = super::paths::open_inside(root, target)?;
-    set_mount_attributes(mounted.as_fd(), attributes, recursive)
+    set_mount_attributes(mounted.as_fd(), attributes, depth == Bind::Recursive)
 }
 
 fn propagate(root: &OwnedFd, target: &Path, options: &MountOptions) -> io::Result<()> {
@@ -165,13 +171,13 @@ mod tests {
             libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_RDONLY
         );
         assert_eq!(options.data, ["mode=755", "size=65536k"]);
-        assert!(!options.bind);
+        assert_eq!(options.bind, None);
     }
 
     #[test]
     fn a_recursive_bind_is_both() {
         let options = MountOptions::parse(&["rbind".to_owned(), "rprivate".to_owned()]);
-        assert!(options.bind && options.recursive);
+        assert_eq!(options.bind, Some(Bind::Recursive));
         assert_eq!(options.propagation, Some(MountPropagationFlags::PRIVATE));
     }
 }

@@ -39,42 +39,54 @@ impl Resolved {
     /// Follows links as a process in `root` would. Missing parts are kept as they are named.
     pub(crate) fn new(root: impl AsFd, path: &Path) -> io::Result<Self> {
         let mut pending: VecDeque<OsString> = names(path);
-        let mut parts: Vec<OsString> = Vec::new();
-        let mut existing = 0;
+        let mut resolved = Self {
+            parts: Vec::new(),
+            existing: 0,
+        };
         let mut links = 0;
         while let Some(name) = pending.pop_front() {
-            if name == ".." {
-                parts.pop();
-                existing = existing.min(parts.len());
+            let Some(target) = resolved.step(root.as_fd(), name)? else {
                 continue;
+            };
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(Errno::LOOP.into());
             }
-            parts.push(name);
-            if existing + 1 < parts.len() {
-                continue;
-            }
-            match readlinkat(root.as_fd(), joined(&parts), Vec::new()) {
-                Ok(target) => {
-                    links += 1;
-                    if links > MOST_LINKS {
-                        return Err(Errno::LOOP.into());
-                    }
-                    parts.pop();
-                    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-                    if target.is_absolute() {
-                        parts.clear();
-                        existing = 0;
-                    }
-                    names(&target)
-                        .into_iter()
-                        .rev()
-                        .for_each(|part| pending.push_front(part));
-                }
-                Err(Errno::INVAL) => existing = parts.len(),
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
+            names(&target)
+                .into_iter()
+                .rev()
+                .for_each(|part| pending.push_front(part));
         }
-        Ok(Self { parts, existing })
+        Ok(resolved)
+    }
+
+    /// Goes one name further; at a link stays, or goes back to the root, and gives where the link leads.
+    fn step(&mut self, root: BorrowedFd<'_>, name: OsString) -> io::Result<Option<PathBuf>> {
+        if name == ".." {
+            self.parts.pop();
+            self.existing = self.existing.min(self.parts.len());
+            return Ok(None);
+        }
+        self.parts.push(name);
+        if self.existing + 1 < self.parts.len() {
+            return Ok(None);
+        }
+        let target = match readlinkat(root, joined(&self.parts), Vec::new()) {
+            Ok(target) => target,
+            Err(Errno::INVAL) => {
+                self.existing = self.parts.len();
+                return Ok(None);
+            }
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        self.parts.pop();
+        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+        if target.is_absolute() {
+            self.parts.clear();
+            self.existing = 0;
+        }
+        Ok(Some(target))
     }
 
     /// Whether all of it exists.
@@ -157,7 +169,7 @@ pub(crate) fn kind_of(source: impl AsFd) -> io::Result<PointKind> {
 }
 
 /// Opens the parent of a link-free path, and gives the last name.
-pub(crate) fn open_parent<'p>(root: impl AsFd, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
+pub(crate) fn open_parent(root: impl AsFd, path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     let name = path.file_name().ok_or(Errno::INVAL)?;
     let parent = open_beneath(root.as_fd(), path.parent().unwrap_or(Path::new("")))?;
     Ok((parent, name))

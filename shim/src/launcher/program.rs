@@ -110,7 +110,7 @@ impl Program<'_> {
         environment
     }
 
-    /// Without no_new_privs only a privileged process may install a filter, so it comes before the privileges go.
+    /// Without `no_new_privs` only a privileged process may install a filter, so it comes before the privileges go.
     fn restrict(&self) -> Result<(), StartError> {
         let install = |filter: &Rc<Filter>| {
             install_seccomp(&filter.program, filter.flags)

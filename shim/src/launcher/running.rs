@@ -83,7 +83,7 @@ impl Running {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
                 Ok(Some((SetUp::Terminal, descriptors))) => {
-                    self.terminal = descriptors.into_iter().next()
+                    self.terminal = descriptors.into_iter().next();
                 }
                 Ok(Some((SetUp::Replaced { pid }, descriptors))) => {
                     self.pid = pid;

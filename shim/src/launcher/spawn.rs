@@ -1,5 +1,6 @@
 //! Starts what the shim orders: prepares on the launcher's side, clones, and lets the child go on. It never waits for it.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -9,7 +10,7 @@ use std::rc::Rc;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Process};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use shipway_step::{StepMount, StepSpec};
+use shipway_step::StepSpec;
 
 use super::Launcher;
 use super::error::{Attempt as _, StartError, chain};
@@ -59,11 +60,39 @@ impl Launcher {
     ) -> Result<Running, StartError> {
         let (json, streams) = unpack(order, descriptors)?;
         let step = StepSpec::try_from(json.as_slice())?;
-        let empty = Linux::default();
-        let linux = step.spec.linux().as_ref().unwrap_or(&empty);
-        let filter = linux
-            .seccomp()
-            .as_ref()
+        let traces = self.prepare(&order.id, &step)?;
+        let own = traces.group.as_ref();
+        let born_in = own.filter(|group| group.is_unified());
+        let born_in = born_in.and_then(|group| group.directory(""));
+        let born_in = born_in.map(open_directory).transpose()?;
+        let namespaces = namespaces(&linux_of(&step))?;
+        let (ours, theirs) = set_up_sockets()?;
+        let cloned = clone(self.proof, namespaces, born_in.as_ref().map(OwnedFd::as_fd))
+            .attempt(|| "making the step's process".to_owned())?;
+        let child = match cloned {
+            Cloned::Parent { pid, pidfd } => {
+                let (id, process) = (order.id.clone(), (pid, pidfd));
+                return Ok(Running::new(id, process, ours, Some(traces)));
+            }
+            Cloned::Child => StepChild {
+                step: &step,
+                root: &traces.root,
+                filter: traces.filter.clone(),
+                streams,
+                places: &self.places,
+                set_up: &theirs,
+                order,
+                group: own.filter(|group| !group.is_unified()),
+            },
+        };
+        give_up(&theirs, &child.run())
+    }
+
+    /// Does what needs no child yet.
+    fn prepare(&mut self, id: &str, step: &StepSpec) -> Result<StepTraces, StartError> {
+        let linux = linux_of(step);
+        let section = linux.seccomp().as_ref();
+        let filter = section
             .map(|section| self.filters.get(section))
             .transpose()?;
         let root = mount_layers(&step.root, &self.places.part)
@@ -71,55 +100,19 @@ impl Launcher {
         let points = step
             .mounts
             .iter()
-            .map(|wanted: &StepMount| wanted.destination.as_path());
+            .map(|wanted| wanted.destination.as_path());
         let stubs = Stubs::missing(&root, points, step.stubs);
-        let group = self.own_group(&order.id, linux)?;
-        let born_in = group
-            .as_ref()
-            .filter(|group| group.is_unified())
-            .and_then(|group| group.directory(""));
-        let born_in = born_in.map(open_directory).transpose()?;
-        let (ours, theirs) = set_up_sockets()?;
+        let group = self.own_group(id, &linux)?;
         let oom_kills_before = group.as_ref().unwrap_or(&self.common).oom_kills();
-        let namespaces = namespaces(linux)?;
-        let cloned = clone(
-            self.proof,
-            namespaces,
-            born_in.as_ref().map(|group| group.as_fd()),
-        )
-        .attempt(|| "making the step's process".to_owned())?;
-        match cloned {
-            Cloned::Parent { pid, pidfd } => {
-                let result = step.result.clone();
-                let traces = StepTraces {
-                    root,
-                    stubs,
-                    result,
-                    group,
-                    filter,
-                    oom_kills_before,
-                };
-                Ok(Running::new(
-                    order.id.clone(),
-                    (pid, pidfd),
-                    ours,
-                    Some(traces),
-                ))
-            }
-            Cloned::Child => {
-                let child = StepChild {
-                    step: &step,
-                    root: &root,
-                    filter,
-                    streams,
-                    places: &self.places,
-                    set_up: &theirs,
-                    order,
-                    group: group.as_ref().filter(|group| !group.is_unified()),
-                };
-                give_up(&theirs, &child.run())
-            }
-        }
+        let result = step.result.clone();
+        Ok(StepTraces {
+            root,
+            stubs,
+            result,
+            group,
+            filter,
+            oom_kills_before,
+        })
     }
 
     /// A visitor enters the step that was started last; without one it gets the launcher's own surroundings.
@@ -178,9 +171,10 @@ impl Launcher {
         }
         let default = self.cgroup.join(id);
         let path = path.unwrap_or(&default);
-        let group = match path == &default {
-            true => Group::of_controllers(&self.hierarchies, path, &concerned(limits)),
-            false => Group::at(&self.hierarchies, path),
+        let group = if path == &default {
+            Group::of_controllers(&self.hierarchies, path, &concerned(limits))
+        } else {
+            Group::at(&self.hierarchies, path)
         };
         let make = || -> io::Result<()> {
             group.create()?;
@@ -198,6 +192,14 @@ impl Launcher {
         make().attempt(|| format!("making control group {}", path.display()))?;
         Ok(Some(group))
     }
+}
+
+/// The Linux part of a step's specification; without one all is at its default.
+fn linux_of(step: &StepSpec) -> Cow<'_, Linux> {
+    step.spec
+        .linux()
+        .as_ref()
+        .map_or_else(|| Cow::Owned(Linux::default()), Cow::Borrowed)
 }
 
 /// The v1 controllers that limits are about. Joining any other group would only cost time.

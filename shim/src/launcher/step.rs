@@ -19,7 +19,7 @@ use shipway_step::{LayerStack, MountAttribute, MountSource, StepMount, StepSpec}
 
 use super::error::{Attempt as _, StartError};
 use super::identity::{Identity, home_of};
-use super::mounts::{bind_descriptor, mount_entry};
+use super::mounts::{Bind, bind_descriptor, mount_entry};
 use super::paths::{PointKind, Resolved, descriptor_path, open_inside, read_inside};
 use super::places::Places;
 use super::program::{Program, Streams};
@@ -135,7 +135,7 @@ impl StepChild<'_> {
             MountSource::Path { path, subpath } => {
                 let source = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
                 let source = part_of(source, subpath.as_deref())?;
-                bind_descriptor(self.root, target, &source, attributes, true)
+                bind_descriptor(self.root, target, &source, attributes, Bind::Recursive)
             }
             MountSource::Layers { layers, subpath } => {
                 self.mount_part(layers, subpath.as_deref(), target, attributes)
@@ -168,8 +168,9 @@ impl StepChild<'_> {
         let part = &self.places.part;
         let tree = mount_layers(layers, part)?;
         attach(&tree, part)?;
-        let bound = part_of(tree, subpath)
-            .and_then(|source| bind_descriptor(self.root, target, &source, attributes, false));
+        let bound = part_of(tree, subpath).and_then(|source| {
+            bind_descriptor(self.root, target, &source, attributes, Bind::Single)
+        });
         unmount(part, UnmountFlags::DETACH)?;
         bound
     }
@@ -213,7 +214,7 @@ impl StepChild<'_> {
                 Path::new(path),
                 &source,
                 libc::MOUNT_ATTR_RDONLY,
-                true,
+                Bind::Recursive,
             )
             .attempt(|| format!("write-protecting {path}"))?;
         }

@@ -95,26 +95,22 @@ fn overlay_by_mount(layers: &LayerStack, scratch: &Path) -> io::Result<OwnedFd> 
         .iter()
         .map(|lower| lower.as_raw_fd().to_string())
         .collect();
-    let mut options = format!("lowerdir={}", names.join(":"));
-    for (key, value) in PLAIN_LAYERS {
-        options.push_str(&format!(",{key}={value}"));
-    }
+    let mut options = vec![format!("lowerdir={}", names.join(":"))];
+    options.extend(PLAIN_LAYERS.map(|(key, value)| format!("{key}={value}")));
     let mut flags = MountFlags::empty();
     let mut kept = Vec::new();
     if let Some(Writable { upper, work }) = &layers.writable {
         let (upper, work) = (open_directory(upper)?, open_directory(work)?);
-        options.push_str(&format!(
-            ",upperdir={},workdir={},volatile",
-            upper.as_raw_fd(),
-            work.as_raw_fd()
-        ));
+        options.push(format!("upperdir={}", upper.as_raw_fd()));
+        options.push(format!("workdir={}", work.as_raw_fd()));
+        options.push("volatile".to_owned());
         kept.extend([upper, work]);
     } else {
         flags |= MountFlags::RDONLY;
     }
     let before = open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     rustix::process::chdir("/proc/self/fd")?;
-    let options = std::ffi::CString::new(options)?;
+    let options = std::ffi::CString::new(options.join(","))?;
     let mounted = mount("overlay", scratch, "overlay", flags, options.as_c_str());
     rustix::process::fchdir(&before)?;
     mounted?;

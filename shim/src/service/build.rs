@@ -15,11 +15,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::container::{Container, Recipe};
+use super::container::{Container, Launch, Recipe};
 use super::helper::own_program;
 use super::reaper::Reaper;
-use super::stdio::Stdio;
 use crate::launcher::wire::{self, Order, ProcessKind, Report};
+use crate::sys::send_signal;
 use crate::task::Key;
 
 /// Somebody who waits for a start.
@@ -75,11 +75,11 @@ impl Build {
         &self,
         container: &Container,
         key: &Key,
-        (stdio, recipe, size): (Stdio, Recipe, Option<(u16, u16)>),
+        launch: &Launch,
     ) -> Result<u32, String> {
         let (sender, receiver) = oneshot::channel();
         self.waiting().insert(key.exec_id().to_owned(), sender);
-        let ordered = self.order(container, key, &stdio, &recipe, size).await;
+        let ordered = self.order(container, key, launch).await;
         if let Err(error) = ordered {
             self.waiting().remove(key.exec_id());
             return Err(format!(
@@ -100,6 +100,8 @@ impl Build {
                 Ok(None) => break,
                 Err(error) => {
                     warn!("reading the launcher's reports: {error}");
+                    // Without reports it is of no use; its end is the one thing that can still be told.
+                    drop(send_signal(self.pid, libc::SIGKILL));
                     break;
                 }
             }
@@ -109,25 +111,18 @@ impl Build {
         container.init_exited(ended.code);
     }
 
-    async fn order(
-        &self,
-        container: &Container,
-        key: &Key,
-        stdio: &Stdio,
-        recipe: &Recipe,
-        size: Option<(u16, u16)>,
-    ) -> io::Result<()> {
-        let (kind, json) = match recipe {
+    async fn order(&self, container: &Container, key: &Key, launch: &Launch) -> io::Result<()> {
+        let (kind, json) = match &launch.recipe {
             Recipe::Step(json) => (ProcessKind::Step, json),
             Recipe::Process(json) => (ProcessKind::Visitor, json),
             Recipe::Bundle => return Err(io::ErrorKind::InvalidInput.into()),
         };
         let mut memory = File::from(memfd_create("step", MemfdFlags::CLOEXEC)?);
         memory.write_all(json)?;
-        let streams = if stdio.terminal {
+        let streams = if launch.stdio.terminal {
             [None, None, None]
         } else {
-            let opened = stdio.open(&container.subject())?;
+            let opened = launch.stdio.open(&container.subject())?;
             container.keep_input(key, opened.input_keeper);
             opened.streams
         };
@@ -135,7 +130,7 @@ impl Build {
             id: key.exec_id().to_owned(),
             kind,
             streams: streams.each_ref().map(Option::is_some),
-            size,
+            size: launch.size,
         };
         let descriptors: Vec<_> = std::iter::once(memory.as_fd())
             .chain(streams.iter().flatten().map(|fd| fd.as_fd()))

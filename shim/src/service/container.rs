@@ -12,8 +12,8 @@ use containerd_shim::protos::events::task::{
     TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM, TaskPaused, TaskResumed,
     TaskStart,
 };
+use containerd_shim::protos::protobuf::MessageField;
 use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
-use containerd_shim::protos::protobuf::{MessageDyn, MessageField};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -31,6 +31,15 @@ pub(crate) enum Recipe {
     Step(Vec<u8>),
     /// The JSON of an OCI process.
     Process(Vec<u8>),
+}
+
+/// What a start needs.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) stdio: Stdio,
+    pub(crate) recipe: Recipe,
+    /// The terminal's size, if the client has set it already: columns and rows.
+    pub(crate) size: Option<(u16, u16)>,
 }
 
 /// What the shim holds for a process.
@@ -138,17 +147,16 @@ impl Container {
     }
 
     /// Begins a start and gives what it needs.
-    pub(crate) fn begin_start(
-        &self,
-        key: &Key,
-    ) -> Result<(Stdio, Recipe, Option<(u16, u16)>), Refusal> {
+    pub(crate) fn begin_start(&self, key: &Key) -> Result<Launch, Refusal> {
         let mut state = self.state();
         state.task.begin_start(key)?;
-        let handle = state
-            .handles
-            .get(key)
-            .ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))?;
-        Ok((handle.stdio.clone(), handle.recipe.clone(), handle.size))
+        let handle = state.handles.get(key);
+        let handle = handle.ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))?;
+        Ok(Launch {
+            stdio: handle.stdio.clone(),
+            recipe: handle.recipe.clone(),
+            size: handle.size,
+        })
     }
 
     /// Keeps a process's input open.
@@ -264,23 +272,27 @@ impl Container {
     /// Waits for a process's end.
     pub(crate) async fn wait(&self, key: &Key) -> Result<Exit, Refusal> {
         loop {
-            let mut ended = {
-                let state = self.state();
-                if let Phase::Stopped(exit) = state.task.process(key)?.phase {
-                    return Ok(exit);
-                }
-                let handle = state.handles.get(key);
-                handle
-                    .ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))?
-                    .ended
-                    .subscribe()
+            let mut ended = match self.exit_of(key)? {
+                Ok(exit) => return Ok(exit),
+                Err(ended) => ended,
             };
             // An error means that the process was deleted meanwhile; then the look above says so.
             drop(ended.wait_for(|ended| *ended).await);
         }
     }
 
-    /// Marks the task paused, and tells so; `freeze` does it.
+    /// How a process has ended, or what tells when it does.
+    fn exit_of(&self, key: &Key) -> Result<Result<Exit, watch::Receiver<bool>>, Refusal> {
+        let state = self.state();
+        if let Phase::Stopped(exit) = state.task.process(key)?.phase {
+            return Ok(Ok(exit));
+        }
+        let handle = state.handles.get(key);
+        let handle = handle.ok_or_else(|| Refusal::NotFound(key.exec_id().to_owned()))?;
+        Ok(Err(handle.ended.subscribe()))
+    }
+
+    /// Marks the task paused, and tells so; `freeze` does it. The container is locked meanwhile.
     pub(crate) fn pause(
         &self,
         freeze: impl FnOnce() -> std::io::Result<()>,
@@ -386,7 +398,7 @@ impl Container {
     }
 
     /// Tells an event of this container.
-    pub(crate) fn tell(&self, event: &(impl Event + MessageDyn)) {
+    pub(crate) fn tell(&self, event: &impl Event) {
         self.events.tell(&self.namespace, event);
     }
 

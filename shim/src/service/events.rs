@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 /// How long one event is tried for; a restart of containerd takes less.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(250);
 const CALL_NANOSECONDS: i64 = 5_000_000_000;
 
@@ -51,7 +51,7 @@ impl Events {
     }
 
     /// Tells an event.
-    pub(crate) fn tell(&self, namespace: &str, event: &(impl Event + MessageDyn)) {
+    pub(crate) fn tell(&self, namespace: &str, event: &impl Event) {
         let message: &dyn MessageDyn = event;
         let mut value = Vec::new();
         if let Err(error) = message.write_to_vec_dyn(&mut value) {

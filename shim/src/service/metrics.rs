@@ -10,7 +10,7 @@ use containerd_shim::protos::protobuf::{MessageDyn, MessageField, MessageFull};
 
 use crate::cgroup::Group;
 
-/// One tick of v1's `cpuacct.stat` in nanoseconds: USER_HZ is 100 everywhere.
+/// One tick of v1's `cpuacct.stat` in nanoseconds: `USER_HZ` is 100 everywhere.
 const TICK_NS: u64 = 10_000_000;
 
 /// The figures of a group, in the message for its cgroup version.

@@ -54,12 +54,11 @@ const PID_FILE: &str = "init.pid";
 /// Runs the shim.
 pub(crate) fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| error!("{panic}")));
-    let runtime = match tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(_) => return ExitCode::FAILURE,
+        .build();
+    let Ok(runtime) = runtime else {
+        return ExitCode::FAILURE;
     };
     let config = Config {
         no_reaper: true,
@@ -162,12 +161,10 @@ impl Shim for Service {
 impl Service {
     async fn create_task(&self, request: CreateTaskRequest) -> TtrpcResult<u32> {
         if self.running().is_ok() {
-            return Err(status(
-                Code::ALREADY_EXISTS,
-                &format!("task {} already exists", request.id),
-            ));
+            let message = format!("task {} already exists", request.id);
+            return Err(status(Code::ALREADY_EXISTS, &message));
         }
-        let bundle = bundle_of(&request).to_owned();
+        let bundle = bundle_of(&request);
         let spec = Spec::load(bundle.join("config.json"))
             .map_err(|error| failed(&format!("reading the container's specification: {error}")))?;
         let stdio = Stdio {
@@ -176,50 +173,10 @@ impl Service {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
         };
-        let events = self
-            .told_by()
-            .clone()
-            .ok_or_else(|| failed("the shim does not serve yet"))?;
-        let new = |pid| {
-            Arc::new(Container::new(
-                &self.subject,
-                bundle.clone(),
-                pid,
-                stdio.clone(),
-                events,
-            ))
-        };
         let running = if is_build(&spec) {
-            let build = Build::launch(&bundle)
-                .await
-                .map_err(|error| failed(&format!("starting the launcher: {error}")))?;
-            let container = new(build.pid.unsigned_abs());
-            let build = Arc::new(build);
-            tokio::spawn(Arc::clone(&build).follow(Arc::clone(&container), self.reaper.clone()));
-            Running {
-                container,
-                engine: Engine::Build(build),
-                spec,
-            }
+            self.create_build(bundle, stdio.clone(), spec).await?
         } else {
-            let ordinary =
-                Ordinary::new(self.subject.id.clone(), bundle.clone(), self.reaper.clone());
-            let systemd = options_of(&request).systemd_cgroup;
-            let created = ordinary
-                .create(&self.subject, &stdio, root_mounts(&request), systemd)
-                .await;
-            let created = created.map_err(|message| failed(&message))?;
-            let container = new(created.pid);
-            container.keep_input(&Key::Init, created.opened.input_keeper);
-            if let Some(terminal) = created.terminal {
-                container.attach(&Key::Init, terminal);
-            }
-            ordinary.follow(&container, &Key::Init, created.pid);
-            Running {
-                container,
-                engine: Engine::Ordinary(ordinary),
-                spec,
-            }
+            self.create_ordinary(&request, stdio.clone(), spec).await?
         };
         let pid = running.container.init_pid();
         if let Err(error) = std::fs::write(bundle.join(PID_FILE), pid.to_string()) {
@@ -236,6 +193,60 @@ impl Service {
         });
         *self.slot() = Some(Arc::new(running));
         Ok(pid)
+    }
+
+    async fn create_build(&self, bundle: &Path, stdio: Stdio, spec: Spec) -> TtrpcResult<Running> {
+        let build = Build::launch(bundle).await;
+        let build = build.map_err(|error| failed(&format!("starting the launcher: {error}")))?;
+        let container = self.container(bundle, build.pid.unsigned_abs(), stdio)?;
+        let build = Arc::new(build);
+        tokio::spawn(Arc::clone(&build).follow(Arc::clone(&container), self.reaper.clone()));
+        Ok(Running {
+            container,
+            engine: Engine::Build(build),
+            spec,
+        })
+    }
+
+    async fn create_ordinary(
+        &self,
+        request: &CreateTaskRequest,
+        stdio: Stdio,
+        spec: Spec,
+    ) -> TtrpcResult<Running> {
+        let bundle = bundle_of(request);
+        let id = self.subject.id.clone();
+        let ordinary = Ordinary::new(id, bundle.to_owned(), self.reaper.clone());
+        let systemd = options_of(request).systemd_cgroup;
+        let rootfs = root_mounts(request);
+        let created = ordinary
+            .create(&self.subject, &stdio, rootfs, systemd)
+            .await;
+        let created = created.map_err(|message| failed(&message))?;
+        let container = self.container(bundle, created.pid, stdio)?;
+        container.keep_input(&Key::Init, created.opened.input_keeper);
+        if let Some(terminal) = created.terminal {
+            container.attach(&Key::Init, terminal);
+        }
+        ordinary.follow(&container, &Key::Init, created.pid);
+        Ok(Running {
+            container,
+            engine: Engine::Ordinary(ordinary),
+            spec,
+        })
+    }
+
+    fn container(&self, bundle: &Path, pid: u32, stdio: Stdio) -> TtrpcResult<Arc<Container>> {
+        let events = self.told_by().clone();
+        let events = events.ok_or_else(|| failed("the shim does not serve yet"))?;
+        let bundle = bundle.to_owned();
+        Ok(Arc::new(Container::new(
+            &self.subject,
+            bundle,
+            pid,
+            stdio,
+            events,
+        )))
     }
 
     fn running(&self) -> TtrpcResult<Arc<Running>> {
@@ -276,16 +287,16 @@ impl Running {
     /// Publishes the kernel's OOM kills of an ordinary container. (The launcher tells those of steps.)
     fn watch_memory(&self) {
         let container = Arc::clone(&self.container);
-        match self.group() {
-            Err(error) => warn!("finding the control group: {error}"),
-            Ok(group) => {
-                tokio::spawn(async move {
-                    if let Err(error) = oom::watch(container, group).await {
-                        warn!("watching for lack of memory: {error}");
-                    }
-                });
+        let group = self.group();
+        tokio::spawn(async move {
+            let watched = match group {
+                Ok(group) => oom::watch(container, group).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = watched {
+                warn!("watching for lack of memory: {error}");
             }
-        }
+        });
     }
 
     /// Removes what the container leaves on the machine.
@@ -329,9 +340,8 @@ fn clean_up_after_shim(bundle: &Path, id: &str) -> io::Result<u32> {
     let pid = std::fs::read_to_string(bundle.join(PID_FILE))
         .ok()
         .and_then(|pid| pid.trim().parse::<u32>().ok());
-    let spec = match Spec::load(bundle.join("config.json")) {
-        Ok(spec) => spec,
-        Err(_) => return Ok(pid.unwrap_or(0)),
+    let Ok(spec) = Spec::load(bundle.join("config.json")) else {
+        return Ok(pid.unwrap_or(0));
     };
     if is_build(&spec) {
         if let Some(pid) = pid.filter(|pid| is_launcher(*pid, bundle)) {

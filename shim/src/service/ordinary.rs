@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::console::ConsoleSocket;
-use super::container::{Container, Recipe};
+use super::container::{Container, Launch, Recipe};
 use super::helper::{Operation, Request, RootMount, perform};
 use super::logger::Subject;
 use super::reaper::Reaper;
@@ -58,10 +58,9 @@ impl Ordinary {
         &self,
         container: &Arc<Container>,
         key: &Key,
-        stdio: &Stdio,
-        recipe: &Recipe,
+        launch: &Launch,
     ) -> Result<u32, String> {
-        let Recipe::Process(json) = recipe else {
+        let Recipe::Process(json) = &launch.recipe else {
             return Err("a build step needs a build container".to_owned());
         };
         let process = self.bundle.join(format!("exec-{}.json", key.exec_id()));
@@ -71,7 +70,9 @@ impl Ordinary {
             process: process.clone(),
             console,
         };
-        let created = self.process(&container.subject(), stdio, operation).await;
+        let created = self
+            .process(&container.subject(), &launch.stdio, operation)
+            .await;
         drop(std::fs::remove_file(&process));
         let created = created?;
         container.keep_input(key, created.opened.input_keeper);

@@ -284,14 +284,14 @@ impl TaskService for Service {
 impl Running {
     async fn start(self: &Arc<Self>, key: &Key) -> TtrpcResult<u32> {
         let container = &self.container;
-        let what = container.begin_start(key)?;
+        let launch = container.begin_start(key)?;
         let started = match (&self.engine, key) {
             (Engine::Build(_), Key::Init) => {
                 let pid = container.init_pid();
                 container.started(key, pid, None);
                 Ok(pid)
             }
-            (Engine::Build(build), Key::Exec(_)) => build.start(container, key, what).await,
+            (Engine::Build(build), Key::Exec(_)) => build.start(container, key, &launch).await,
             (Engine::Ordinary(ordinary), Key::Init) => ordinary.start().await.map(|()| {
                 let pid = container.init_pid();
                 container.started(key, pid, None);
@@ -299,7 +299,7 @@ impl Running {
                 pid
             }),
             (Engine::Ordinary(ordinary), Key::Exec(_)) => {
-                ordinary.exec(container, key, &what.0, &what.1).await
+                ordinary.exec(container, key, &launch).await
             }
         };
         started.map_err(|message| {

@@ -39,7 +39,7 @@ struct Load {
 struct Attach {
     target: u32,
     program: u32,
-    attach_type: u32,
+    kind: u32,
     flags: u32,
     replaced: u32,
 }
@@ -76,7 +76,7 @@ pub(crate) fn attach_device_program(group: &OwnedFd, program: &OwnedFd) -> io::R
     let request = Attach {
         target: group.as_raw_fd().cast_unsigned(),
         program: program.as_raw_fd().cast_unsigned(),
-        attach_type: CGROUP_DEVICE,
+        kind: CGROUP_DEVICE,
         flags: ALLOW_MULTI,
         replaced: 0,
     };

@@ -87,10 +87,10 @@ pub(crate) fn clone(
     match i32::try_from(pid).expect("a pid fits") {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Cloned::Child),
-        // SAFETY: the kernel has just opened the descriptor for us.
-        pid => Ok(Cloned::Parent {
-            pid,
-            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-        }),
+        pid => {
+            // SAFETY: the kernel has just opened the descriptor for us.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid, pidfd })
+        }
     }
 }

@@ -32,6 +32,9 @@ pub(crate) fn join_new_session_keyring() -> io::Result<()> {
     }
 }
 
+/// `IFF_UP` and `IFF_RUNNING`, in the width of an interface request.
+const UP_AND_RUNNING: libc::c_short = 0x1 | 0x40;
+
 /// Brings the loopback device of the current network namespace up.
 pub(crate) fn bring_loopback_up() -> io::Result<()> {
     let socket = socket(
@@ -42,9 +45,15 @@ pub(crate) fn bring_loopback_up() -> io::Result<()> {
     )?;
     // SAFETY: `ifreq` is plain bytes, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l'.cast_signed() as libc::c_char;
-    request.ifr_name[1] = b'o'.cast_signed() as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    for (to, from) in request.ifr_name.iter_mut().zip(
+        *c"lo"
+            .to_bytes_with_nul()
+            .as_array::<3>()
+            .expect("three bytes"),
+    ) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    request.ifr_ifru.ifru_flags = UP_AND_RUNNING;
     // SAFETY: the request is valid, and SIOCSIFFLAGS only reads it.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     if result < 0 {

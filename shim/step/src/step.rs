@@ -298,7 +298,7 @@ mod tests {
         type Change = fn(&mut StepSpec);
         let cases: [(Change, &str); 7] = [
             (
-                |s| drop(s.spec.set_process(None)),
+                |s| _ = s.spec.set_process(None),
                 "a step's specification has no process",
             ),
             (

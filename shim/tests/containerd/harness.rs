@@ -10,17 +10,15 @@ use std::time::{Duration, Instant};
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
-    DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest, StartRequest,
-    WaitRequest, WaitResponse,
+    DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest, ListTasksRequest,
+    StartRequest, WaitRequest, WaitResponse,
 };
 use containerd_client::tonic::{Request, Status};
 use containerd_client::{Client, with_namespace};
-use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-};
 use prost_types::Any;
 use shipway_step::{BuildContainer, LayerStack, RUNTIME, STEP_TYPE_URL, StepOutcome, StepSpec};
+
+use super::spec::shell_spec;
 
 pub(crate) const NAMESPACE: &str = "shim-test";
 const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-shipway-v1");
@@ -341,6 +339,19 @@ fn kill_shims(root: &Path) {
     }
 }
 
+/// Changes a step's process.
+pub(crate) fn with_process(
+    step: &mut StepSpec,
+    change: impl FnOnce(&mut oci_spec::runtime::Process),
+) {
+    change(step.spec.process_mut().as_mut().unwrap());
+}
+
+/// Changes the Linux part of a step's specification.
+pub(crate) fn with_linux(step: &mut StepSpec, change: impl FnOnce(&mut oci_spec::runtime::Linux)) {
+    change(step.spec.linux_mut().as_mut().unwrap());
+}
+
 /// Waits until something is so; fails the test after ten seconds.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -398,101 +409,6 @@ pub(crate) fn leftovers(root: &Path) -> Vec<String> {
     left
 }
 
-pub(crate) fn shell_spec(script: &str) -> Spec {
-    use Capability as C;
-    let granted = [
-        C::Chown,
-        C::DacOverride,
-        C::Fowner,
-        C::Fsetid,
-        C::Kill,
-        C::Setgid,
-        C::Setuid,
-        C::Setpcap,
-        C::NetBindService,
-        C::NetRaw,
-        C::SysChroot,
-        C::Mknod,
-        C::AuditWrite,
-        C::Setfcap,
-    ];
-    let granted: std::collections::HashSet<C> = granted.into();
-    let mut capabilities = LinuxCapabilitiesBuilder::default()
-        .bounding(granted.clone())
-        .permitted(granted.clone())
-        .effective(granted)
-        .build()
-        .unwrap();
-    capabilities.set_inheritable(None).set_ambient(None);
-    let args: Vec<String> = ["/bin/sh", "-c", script].map(str::to_owned).into();
-    let process = ProcessBuilder::default()
-        .args(args)
-        .env(vec!["PATH=/usr/bin:/bin".to_owned()])
-        .cwd("/")
-        .capabilities(capabilities)
-        .no_new_privileges(false)
-        .rlimits(Vec::new())
-        .build()
-        .unwrap();
-    let namespaces = [
-        LinuxNamespaceType::Pid,
-        LinuxNamespaceType::Mount,
-        LinuxNamespaceType::Ipc,
-        LinuxNamespaceType::Uts,
-    ];
-    let namespaces =
-        namespaces.map(|kind| LinuxNamespaceBuilder::default().typ(kind).build().unwrap());
-    let linux = LinuxBuilder::default()
-        .namespaces(namespaces)
-        .build()
-        .unwrap();
-    SpecBuilder::default()
-        .version("1.1.0")
-        .process(process)
-        .root(
-            RootBuilder::default()
-                .path("rootfs")
-                .readonly(false)
-                .build()
-                .unwrap(),
-        )
-        .hostname("buildkitsandbox")
-        .linux(linux)
-        .mounts(system_mounts())
-        .build()
-        .unwrap()
-}
-
-fn system_mounts() -> Vec<Mount> {
-    let mount = |destination: &str, kind: &str, options: &str| {
-        let options: Vec<String> = options.split(',').map(str::to_owned).collect();
-        MountBuilder::default()
-            .destination(destination)
-            .typ(kind)
-            .source(kind)
-            .options(options)
-            .build()
-            .unwrap()
-    };
-    vec![
-        mount("/proc", "proc", "nosuid,noexec,nodev"),
-        mount("/dev", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5",
-        ),
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            "nosuid,noexec,nodev,mode=1777,size=65536k",
-        ),
-        mount("/dev/mqueue", "mqueue", "nosuid,noexec,nodev"),
-        mount("/sys", "sysfs", "nosuid,noexec,nodev,ro"),
-        mount("/sys/fs/cgroup", "cgroup", "ro,nosuid,noexec,nodev"),
-    ]
-}
-
 fn check_machine() {
     assert!(nix::unistd::geteuid().is_root(), "these tests need root");
     assert!(
@@ -535,7 +451,7 @@ async fn connect(root: &Path) -> Client {
             && client.version().version(()).await.is_ok()
             && client
                 .tasks()
-                .list(with_namespace!(Default::default(), NAMESPACE))
+                .list(with_namespace!(ListTasksRequest::default(), NAMESPACE))
                 .await
                 .is_ok()
         {
