@@ -32,7 +32,10 @@ impl Endpoint {
     async fn build_of(&self, metadata: &MetadataMap) -> Result<Arc<Build>, Status> {
         let id = metadata.get(BUILD_ID).and_then(|id| id.to_str().ok());
         let id = id.ok_or_else(|| Status::unknown("no buildid found in context"))?;
-        self.builder.find(id, BUILD_PATIENCE).await.map_err(|e| to_status(&e))
+        self.builder
+            .find(id, BUILD_PATIENCE)
+            .await
+            .map_err(|e| to_status(&e))
     }
 
     async fn solved(
@@ -41,22 +44,36 @@ impl Endpoint {
         request: wire::SolveRequest,
     ) -> Result<FrontendResult, Failure> {
         if let Some(import) = request.cache_imports.first() {
-            tracing::debug!(kind = import.r#type, "a cache import was asked for; none is supported");
+            tracing::debug!(
+                kind = import.r#type,
+                "a cache import was asked for; none is supported"
+            );
         }
-        let definition = request.definition.as_ref().filter(|definition| !definition.def.is_empty());
+        let definition = request
+            .definition
+            .as_ref()
+            .filter(|definition| !definition.def.is_empty());
         match (definition, request.frontend.as_str()) {
-            (Some(_), frontend) if !frontend.is_empty() => {
-                Err(Failure::new("cannot solve with both Definition and Frontend specified"))
-            }
+            (Some(_), frontend) if !frontend.is_empty() => Err(Failure::new(
+                "cannot solve with both Definition and Frontend specified",
+            )),
             (Some(definition), _) => {
-                let options = SolveOptions { evaluate: request.evaluate };
+                let options = SolveOptions {
+                    evaluate: request.evaluate,
+                };
                 let solved = build.solve(solve::decode(definition)?, options).await?;
-                Ok(FrontendResult { refs: Refs::Single(solved), metadata: BTreeMap::new() })
+                Ok(FrontendResult {
+                    refs: Refs::Single(solved),
+                    metadata: BTreeMap::new(),
+                })
             }
             (None, "") => Ok(FrontendResult::default()),
             (None, name) => {
                 let inputs = solve::inputs(&request.frontend_inputs)?;
-                let request = FrontendRequest { options: request.frontend_opt, inputs };
+                let request = FrontendRequest {
+                    options: request.frontend_opt,
+                    inputs,
+                };
                 build.frontend(name, request).await
             }
         }
@@ -93,7 +110,10 @@ fn mode(text: &str) -> Result<ResolveMode, Failure> {
 
 fn unsupported<T>(what: &str) -> Result<T, Status> {
     let message = format!("{what} is not supported");
-    Err(to_status(&Failure::of_kind(FailureKind::Unimplemented, message)))
+    Err(to_status(&Failure::of_kind(
+        FailureKind::Unimplemented,
+        message,
+    )))
 }
 
 #[tonic::async_trait]
@@ -108,7 +128,8 @@ impl LlbBridge for Endpoint {
             return unsupported("a source policy");
         }
         // Resolver type 1 is a client's OCI layout.
-        let oci_layout = (request.resolver_type == 1).then_some((request.session_id, request.store_id));
+        let oci_layout =
+            (request.resolver_type == 1).then_some((request.session_id, request.store_id));
         let asked = ResolveRequest {
             reference: request.r#ref,
             platform: platform(request.platform),
@@ -116,7 +137,10 @@ impl LlbBridge for Endpoint {
             log_name: request.log_name,
             oci_layout,
         };
-        let found = build.resolve_image(asked).await.map_err(|e| to_status(&e))?;
+        let found = build
+            .resolve_image(asked)
+            .await
+            .map_err(|e| to_status(&e))?;
         Ok(Response::new(wire::ResolveImageConfigResponse {
             digest: found.digest.to_string(),
             config: found.config,
@@ -139,7 +163,10 @@ impl LlbBridge for Endpoint {
             let known = source.identifier.starts_with("local://");
             return if known {
                 let source = Some(source);
-                Ok(Response::new(wire::ResolveSourceMetaResponse { source, ..Default::default() }))
+                Ok(Response::new(wire::ResolveSourceMetaResponse {
+                    source,
+                    ..Default::default()
+                }))
             } else {
                 unsupported(&format!("resolving {:?}", source.identifier))
             };
@@ -151,14 +178,24 @@ impl LlbBridge for Endpoint {
             log_name: request.log_name,
             oci_layout: None,
         };
-        let found = build.resolve_image(asked).await.map_err(|e| to_status(&e))?;
+        let found = build
+            .resolve_image(asked)
+            .await
+            .map_err(|e| to_status(&e))?;
         let no_config = request.image.is_some_and(|image| image.no_config);
         let image = wire::ResolveSourceImageResponse {
             digest: found.digest.to_string(),
-            config: if no_config { bytes::Bytes::new() } else { found.config },
+            config: if no_config {
+                bytes::Bytes::new()
+            } else {
+                found.config
+            },
             attestation_chain: None,
         };
-        let source = pb::SourceOp { identifier: format!("docker-image://{}", found.reference), ..source };
+        let source = pb::SourceOp {
+            identifier: format!("docker-image://{}", found.reference),
+            ..source
+        };
         Ok(Response::new(wire::ResolveSourceMetaResponse {
             source: Some(source),
             image: Some(image),
@@ -171,9 +208,15 @@ impl LlbBridge for Endpoint {
         request: Request<wire::SolveRequest>,
     ) -> Result<Response<wire::SolveResponse>, Status> {
         let build = self.build_of(request.metadata()).await?;
-        let solved = self.solved(&build, request.into_inner()).await.map_err(|e| to_status(&e))?;
+        let solved = self
+            .solved(&build, request.into_inner())
+            .await
+            .map_err(|e| to_status(&e))?;
         let result = Some(result::to_wire(&solved));
-        Ok(Response::new(wire::SolveResponse { r#ref: String::new(), result }))
+        Ok(Response::new(wire::SolveResponse {
+            r#ref: String::new(),
+            result,
+        }))
     }
 
     async fn read_file(
@@ -183,7 +226,10 @@ impl LlbBridge for Endpoint {
         let build = self.build_of(request.metadata()).await?;
         let request = request.into_inner();
         let range = request.range.map(|range| {
-            (range.offset.max(0).cast_unsigned(), range.length.max(0).cast_unsigned())
+            (
+                range.offset.max(0).cast_unsigned(),
+                range.length.max(0).cast_unsigned(),
+            )
         });
         let read = async {
             let of = build.find_ref(&request.r#ref)?;
@@ -201,7 +247,9 @@ impl LlbBridge for Endpoint {
         let request = request.into_inner();
         let read = async {
             let of = build.find_ref(&request.r#ref)?;
-            build.read_dir(&of, &request.dir_path, &request.include_pattern).await
+            build
+                .read_dir(&of, &request.dir_path, &request.include_pattern)
+                .await
         };
         let entries = read.await.map_err(|e| to_status(&e))?;
         let entries = entries.into_iter().map(result::stat).collect();
@@ -219,7 +267,9 @@ impl LlbBridge for Endpoint {
             build.stat_file(&of, &request.path).await
         };
         let stat = read.await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(wire::StatFileResponse { stat: Some(result::stat(stat)) }))
+        Ok(Response::new(wire::StatFileResponse {
+            stat: Some(result::stat(stat)),
+        }))
     }
 
     async fn evaluate(
@@ -321,9 +371,13 @@ impl LlbBridge for Endpoint {
     ) -> Result<Response<wire::WarnResponse>, Status> {
         let build = self.build_of(request.metadata()).await?;
         let request = request.into_inner();
-        let vertex: Digest = request.digest.parse().map_err(
-            |e: shipway_model::digest::InvalidDigest| Status::invalid_argument(e.to_string()),
-        )?;
+        let vertex: Digest =
+            request
+                .digest
+                .parse()
+                .map_err(|e: shipway_model::digest::InvalidDigest| {
+                    Status::invalid_argument(e.to_string())
+                })?;
         let text = |bytes: bytes::Bytes| String::from_utf8_lossy(&bytes).into_owned();
         build.warn(Warning {
             vertex,

@@ -17,9 +17,8 @@ fn read_only<T>() -> Result<T, Status> {
 }
 
 fn digest(text: &str) -> Result<Digest, Status> {
-    text.parse().map_err(|e: shipway_model::digest::InvalidDigest| {
-        Status::invalid_argument(e.to_string())
-    })
+    text.parse()
+        .map_err(|e: shipway_model::digest::InvalidDigest| Status::invalid_argument(e.to_string()))
 }
 
 fn failed(error: BackendError) -> Status {
@@ -57,7 +56,9 @@ impl Content for ContentService {
         &self,
         _request: Request<wire::ListContentRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
-        Err(Status::unimplemented("listing content: ask containerd itself"))
+        Err(Status::unimplemented(
+            "listing content: ask containerd itself",
+        ))
     }
 
     async fn delete(
@@ -87,7 +88,10 @@ impl Content for ContentService {
             let chunk = chunk.map_err(failed)?;
             let taken = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
             left -= taken as u64;
-            let answer = wire::ReadContentResponse { offset: at, data: chunk.slice(..taken) };
+            let answer = wire::ReadContentResponse {
+                offset: at,
+                data: chunk.slice(..taken),
+            };
             at += i64::try_from(taken).unwrap_or(i64::MAX);
             Ok(answer)
         });

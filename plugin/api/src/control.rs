@@ -49,7 +49,11 @@ impl Control for Endpoint {
             keep_duration: request.keep_duration,
             keep_bytes: u64::try_from(keep).unwrap_or(0),
         };
-        let gone = self.builder.prune(&policy).await.map_err(|e| to_status(&e))?;
+        let gone = self
+            .builder
+            .prune(&policy)
+            .await
+            .map_err(|e| to_status(&e))?;
         let answers = futures::stream::iter(gone.into_iter().map(|record| Ok(usage(record))));
         Ok(Response::new(answers.boxed()))
     }
@@ -60,7 +64,11 @@ impl Control for Endpoint {
     ) -> Result<Response<wire::SolveResponse>, Status> {
         let request = solve::request(request.into_inner(), self.namespace.clone());
         let request = request.map_err(|e| to_status(&e))?;
-        let response = self.builder.solve(request).await.map_err(|e| to_status(&e))?;
+        let response = self
+            .builder
+            .solve(request)
+            .await
+            .map_err(|e| to_status(&e))?;
         let exporter_response: BTreeMap<String, String> = response;
         Ok(Response::new(wire::SolveResponse { exporter_response }))
     }
@@ -77,19 +85,23 @@ impl Control for Endpoint {
         let answers = futures::stream::once(async move {
             match builder.find(&id, STATUS_PATIENCE).await {
                 Err(failure) => futures::stream::iter([Err(to_status(&failure))]).boxed(),
-                Ok(build) => futures::stream::unfold(build.progress().reader(), |mut reader| async {
-                    let events = reader.next().await?;
-                    let messages = progress::messages(events).into_iter().map(Ok);
-                    Some((futures::stream::iter(messages), reader))
-                })
-                .flatten()
-                .boxed(),
+                Ok(build) => {
+                    futures::stream::unfold(build.progress().reader(), |mut reader| async {
+                        let events = reader.next().await?;
+                        let messages = progress::messages(events).into_iter().map(Ok);
+                        Some((futures::stream::iter(messages), reader))
+                    })
+                    .flatten()
+                    .boxed()
+                }
             }
         });
         let mut response = Response::new(answers.flatten().boxed());
         let now = jiff::Timestamp::now().to_string();
         if let Ok(now) = now.parse() {
-            response.metadata_mut().insert("buildkit-current-timestamp", now);
+            response
+                .metadata_mut()
+                .insert("buildkit-current-timestamp", now);
         }
         Ok(response)
     }
@@ -147,7 +159,10 @@ impl Control for Endpoint {
         if request.delete {
             return Ok(Response::new(wire::UpdateBuildHistoryResponse {}));
         }
-        Err(Status::unknown(format!("build record {} not found", request.r#ref)))
+        Err(Status::unknown(format!(
+            "build record {} not found",
+            request.r#ref
+        )))
     }
 }
 
@@ -162,13 +177,17 @@ fn select(records: Vec<UsageRecord>, filters: &[String]) -> Result<Vec<UsageReco
         "description" => Ok(record.description.clone()),
         "inuse" => Ok(record.in_use.to_string()),
         "mutable" => Ok(record.mutable.to_string()),
-        other => Err(Status::unknown(format!("filter field {other:?} is not supported"))),
+        other => Err(Status::unknown(format!(
+            "filter field {other:?} is not supported"
+        ))),
     };
     let mut kept = Vec::new();
     for record in records {
         for filter in filters {
             let Some((name, wanted)) = filter.split_once("==") else {
-                return Err(Status::unknown(format!("filter {filter:?} is not supported")));
+                return Err(Status::unknown(format!(
+                    "filter {filter:?} is not supported"
+                )));
             };
             if field(&record, name)? == wanted.trim_matches('"') {
                 kept.push(record.clone());

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use shipway_backend::{Host, Namespace};
 use shipway_build::Builder;
 use shipway_model::Platform;
+use shipway_proto::MESSAGE_LIMIT;
 use shipway_proto::content::content_server::ContentServer;
 use shipway_proto::control::control_server::ControlServer;
 use shipway_proto::gateway::llb_bridge_server::LlbBridgeServer;
 use shipway_proto::health::health_server::HealthServer;
 use shipway_proto::trace::trace_service_server::TraceServiceServer;
-use shipway_proto::MESSAGE_LIMIT;
 use shipway_session::SessionHub;
 use tonic::service::Routes;
 
@@ -67,8 +67,8 @@ impl Endpoint {
         let bridge = LlbBridgeServer::new(self.clone())
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        let traces = TraceServiceServer::new(TraceCollector)
-            .max_decoding_message_size(MESSAGE_LIMIT);
+        let traces =
+            TraceServiceServer::new(TraceCollector).max_decoding_message_size(MESSAGE_LIMIT);
         let content = ContentServer::new(ContentService(self.namespace.clone()))
             .max_encoding_message_size(MESSAGE_LIMIT);
         Routes::new(control)

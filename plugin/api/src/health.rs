@@ -10,7 +10,9 @@ pub(crate) struct HealthService;
 
 fn answer(service: &str) -> Result<HealthCheckResponse, Status> {
     if service.is_empty() {
-        return Ok(HealthCheckResponse { status: ServingStatus::Serving.into() });
+        return Ok(HealthCheckResponse {
+            status: ServingStatus::Serving.into(),
+        });
     }
     Err(Status::not_found("unknown service"))
 }
@@ -32,7 +34,8 @@ impl Health for HealthService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         use futures::StreamExt as _;
         let now = answer(&request.get_ref().service)?;
-        let forever = futures::stream::once(async move { Ok(now) }).chain(futures::stream::pending());
+        let forever =
+            futures::stream::once(async move { Ok(now) }).chain(futures::stream::pending());
         Ok(Response::new(forever.boxed()))
     }
 }

@@ -26,13 +26,19 @@ impl Endpoint {
             ("network", &identity.network),
             ("selinux.enabled", "false"),
         ];
-        let own = own.into_iter().map(|(key, value)| (format!("{PREFIX}{key}"), value.to_owned()));
+        let own = own
+            .into_iter()
+            .map(|(key, value)| (format!("{PREFIX}{key}"), value.to_owned()));
         let mut labels: BTreeMap<String, String> = own.collect();
         labels.extend(identity.labels.clone());
         Ok(WorkerRecord {
             id: identity.worker.clone(),
             labels,
-            platforms: identity.platforms.iter().map(shipway_llb::encode::encode_platform).collect(),
+            platforms: identity
+                .platforms
+                .iter()
+                .map(shipway_llb::encode::encode_platform)
+                .collect(),
             gc_policy: Vec::new(),
             buildkit_version: Some(self.version()),
             cdi_devices: Vec::new(),
@@ -59,8 +65,10 @@ pub(crate) fn matches(record: &WorkerRecord, filters: &[String]) -> Result<bool,
         return Ok(true);
     }
     for filter in filters {
-        let terms: Result<Vec<bool>, Status> =
-            filter.split(',').map(|term| term_matches(record, term)).collect();
+        let terms: Result<Vec<bool>, Status> = filter
+            .split(',')
+            .map(|term| term_matches(record, term))
+            .collect();
         if terms?.into_iter().all(|matched| matched) {
             return Ok(true);
         }
@@ -80,7 +88,9 @@ fn term_matches(record: &WorkerRecord, term: &str) -> Result<bool, Status> {
     } else if let Some(label) = field.strip_prefix("labels.") {
         record.labels.get(&unquoted(label)).cloned()
     } else {
-        return Err(Status::unknown(format!("filters: parse error: unknown field {field:?}")));
+        return Err(Status::unknown(format!(
+            "filters: parse error: unknown field {field:?}"
+        )));
     };
     Ok(match wanted {
         None => value.is_some(),

@@ -31,7 +31,10 @@ impl Inherited {
     /// Takes what the environment offers.
     pub(crate) fn take() -> Self {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-        Self { fds: ListenFd::from_env(), names: names.split(':').map(str::to_owned).collect() }
+        Self {
+            fds: ListenFd::from_env(),
+            names: names.split(':').map(str::to_owned).collect(),
+        }
     }
 
     /// The unix socket of a name; the first one where no name is given.
@@ -43,7 +46,9 @@ impl Inherited {
                 None => return Ok(None),
             },
         };
-        let Some(listener) = self.fds.take_unix_listener(place)? else { return Ok(None) };
+        let Some(listener) = self.fds.take_unix_listener(place)? else {
+            return Ok(None);
+        };
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener).map(Some)
     }
@@ -61,12 +66,15 @@ pub(crate) async fn open(
             Ok(Incoming::Unix(UnixListenerStream::new(listener).boxed()))
         }
         Address::Tcp(at) => {
-            let listener = TcpListener::bind(at).await.map_err(|e| format!("listening at {at}: {e}"))?;
+            let listener = TcpListener::bind(at)
+                .await
+                .map_err(|e| format!("listening at {at}: {e}"))?;
             Ok(Incoming::Tcp(TcpListenerStream::new(listener).boxed()))
         }
         Address::Inherited(name) => {
             let listener = inherited.unix(name.as_deref())?;
-            let listener = listener.ok_or_else(|| format!("systemd handed over no socket for {address}"))?;
+            let listener =
+                listener.ok_or_else(|| format!("systemd handed over no socket for {address}"))?;
             Ok(Incoming::Unix(UnixListenerStream::new(listener).boxed()))
         }
     }

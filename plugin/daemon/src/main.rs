@@ -23,7 +23,9 @@ fn main() -> ExitCode {
             .enable_all()
             .build()
             .map_err(|e| format!("starting the runtime: {e}"))?;
-        runtime.block_on(start::run(config)).map_err(|e| shipway_model::Failure::from_error(&*e).to_string())
+        runtime
+            .block_on(start::run(config))
+            .map_err(|e| shipway_model::Failure::from_error(&*e).to_string())
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,7 +46,9 @@ fn configure() -> Result<Config, String> {
         }
         text
     };
-    let request = CommandLine::parse().into_request(state::group_id).map_err(|e| said(&e))?;
+    let request = CommandLine::parse()
+        .into_request(state::group_id)
+        .map_err(|e| said(&e))?;
     Config::load(&request.config, request.required, &request.flags).map_err(|e| said(&e))
 }
 
@@ -55,7 +59,9 @@ fn log(config: &Config) {
         LogLevel::Warn => "warn",
         LogLevel::Info => "info",
         // Libraries log far more than the daemon itself: they join in at trace only.
-        LogLevel::Debug => "info,shipway=debug,shipwayd=debug,shipway_build=debug,shipway_source=debug,shipway_containerd=debug,shipway_session=debug",
+        LogLevel::Debug => {
+            "info,shipway=debug,shipwayd=debug,shipway_build=debug,shipway_source=debug,shipway_containerd=debug,shipway_session=debug"
+        }
         LogLevel::Trace => "trace",
     };
     let builder = tracing_subscriber::fmt()

@@ -38,7 +38,10 @@ const WINDOW: u32 = 4 << 20;
 
 /// Runs the daemon until a signal ends it.
 pub(crate) async fn run(config: Config) -> Result<(), AnyError> {
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         tracing::debug!("a TLS provider is installed already");
     }
     let mut inherited = Inherited::take();
@@ -56,7 +59,9 @@ pub(crate) async fn run(config: Config) -> Result<(), AnyError> {
     services.spawn(snapshots(store.clone(), listener, stopping.clone()));
 
     let daemon = Daemon::assemble(&config, store).await?;
-    daemon.serve(&config, &mut inherited, &stopping, &mut services).await?;
+    daemon
+        .serve(&config, &mut inherited, &stopping, &mut services)
+        .await?;
     tracing::info!(root = %config.root.display(), "serving");
     let outcome = tokio::select! {
         () = signalled() => Ok(()),
@@ -132,7 +137,8 @@ impl Daemon {
         let resolver = ImageResolver::new(Arc::clone(&registry), upkeep.scratch_dir("manifests")?);
         let hub = SessionHub::new();
         let step_files = private.join("steps");
-        std::fs::create_dir(&step_files).map_err(|e| format!("making {}: {e}", step_files.display()))?;
+        std::fs::create_dir(&step_files)
+            .map_err(|e| format!("making {}: {e}", step_files.display()))?;
         let builder = Builder::new(Parts {
             engine,
             keys,
@@ -145,7 +151,12 @@ impl Daemon {
             settings: settings(config, step_files, instance),
         });
         let identity = Arc::new(identity(config)?);
-        Ok(Self { containerd, builder, hub, identity })
+        Ok(Self {
+            containerd,
+            builder,
+            hub,
+            identity,
+        })
     }
 
     async fn serve(
@@ -202,7 +213,10 @@ async fn connect(
 /// Removes what an earlier daemon left behind in each namespace that is served.
 async fn clean_up(config: &Config, containerd: &Containerd) -> Result<(), BackendError> {
     let own = std::iter::once(config.worker.namespace.as_str());
-    let others = config.namespaces.iter().map(|socket| socket.namespace.as_str());
+    let others = config
+        .namespaces
+        .iter()
+        .map(|socket| socket.namespace.as_str());
     for name in own.chain(others) {
         let namespace = containerd.namespace(name);
         namespace.executor.clean_up().await?;
@@ -215,17 +229,23 @@ fn registry(config: &Config) -> Arc<dyn Registry> {
     let defaults = shipway_registry::Settings::default();
     Arc::new(RegistryClient::new(shipway_registry::Settings {
         hosts: config.registries.clone(),
-        concurrency: config.system.max_registry_concurrency.unwrap_or(defaults.concurrency),
+        concurrency: config
+            .system
+            .max_registry_concurrency
+            .unwrap_or(defaults.concurrency),
         ..defaults
     }))
 }
 
 fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -> Settings {
-    let allowed = config.entitlements.iter().map(|entitlement| match entitlement {
-        Entitlement::NetworkHost => "network.host",
-        Entitlement::SecurityInsecure => "security.insecure",
-        Entitlement::Device => "device",
-    });
+    let allowed = config
+        .entitlements
+        .iter()
+        .map(|entitlement| match entitlement {
+            Entitlement::NetworkHost => "network.host",
+            Entitlement::SecurityInsecure => "security.insecure",
+            Entitlement::Device => "device",
+        });
     Settings {
         snapshotter: config.worker.snapshotter.clone(),
         own_snapshotter: config.snapshotter.name.clone(),
@@ -246,7 +266,9 @@ fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -
 fn log_limits() -> LogLimits {
     let defaults = LogLimits::default();
     let limit = |name: &str, default: Option<usize>| match std::env::var(name) {
-        Ok(text) => text.parse::<i64>().map_or(default, |n| usize::try_from(n).ok()),
+        Ok(text) => text
+            .parse::<i64>()
+            .map_or(default, |n| usize::try_from(n).ok()),
         Err(_) => default,
     };
     LogLimits {
@@ -257,8 +279,12 @@ fn log_limits() -> LogLimits {
 
 fn identity(config: &Config) -> Result<Identity, AnyError> {
     let own = Platform::host();
-    let platforms: Result<Vec<Platform>, _> =
-        config.worker.platforms.iter().map(|text| text.parse()).collect();
+    let platforms: Result<Vec<Platform>, _> = config
+        .worker
+        .platforms
+        .iter()
+        .map(|text| text.parse())
+        .collect();
     let mut platforms = platforms?;
     if platforms.is_empty() {
         platforms = shipway_api::machine_platforms(&own);
@@ -278,9 +304,12 @@ fn identity(config: &Config) -> Result<Identity, AnyError> {
 }
 
 fn tls(listen: &Listen) -> Result<Option<ServerTlsConfig>, AnyError> {
-    let Some(tls) = &listen.tls else { return Ok(None) };
+    let Some(tls) = &listen.tls else {
+        return Ok(None);
+    };
     let read = |path: &Path| {
-        std::fs::read(path).map_err(|e| Failure::from_error(&e).context(format!("reading {}", path.display())))
+        std::fs::read(path)
+            .map_err(|e| Failure::from_error(&e).context(format!("reading {}", path.display())))
     };
     let identity = TlsIdentity::from_pem(read(&tls.cert)?, read(&tls.key)?);
     let mut config = ServerTlsConfig::new().identity(identity);
@@ -304,13 +333,19 @@ async fn serve(
     let until = stopping.cancelled_owned();
     match incoming {
         Incoming::Unix(incoming) => {
-            server.add_routes(endpoint.routes()).serve_with_incoming_shutdown(incoming, until).await?;
+            server
+                .add_routes(endpoint.routes())
+                .serve_with_incoming_shutdown(incoming, until)
+                .await?;
         }
         Incoming::Tcp(incoming) => {
             if let Some(tls) = tls {
                 server = server.tls_config(tls)?;
             }
-            server.add_routes(endpoint.routes()).serve_with_incoming_shutdown(incoming, until).await?;
+            server
+                .add_routes(endpoint.routes())
+                .serve_with_incoming_shutdown(incoming, until)
+                .await?;
         }
     }
     Ok(())

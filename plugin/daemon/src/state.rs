@@ -20,7 +20,10 @@ pub(crate) fn private_dir(root: &Path, instance: &str) -> io::Result<PathBuf> {
     let in_memory = |dir: &&&str| {
         rustix::fs::statfs(**dir).is_ok_and(|s| i64::try_from(s.f_type) == Ok(TMPFS_MAGIC))
     };
-    let base = ["/run", "/dev/shm"].iter().find(in_memory).map_or(root, |dir| Path::new(*dir));
+    let base = ["/run", "/dev/shm"]
+        .iter()
+        .find(in_memory)
+        .map_or(root, |dir| Path::new(*dir));
     let dir = base.join(format!("shipway-{instance}"));
     match fs::remove_dir_all(&dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -46,13 +49,18 @@ pub(crate) fn worker_id(root: &Path) -> io::Result<String> {
 /// Number of a group of this machine.
 pub(crate) fn group_id(name: &str) -> Option<u32> {
     let groups = fs::read_to_string("/etc/group").ok()?;
-    let line = groups.lines().find(|line| line.split(':').next() == Some(name))?;
+    let line = groups
+        .lines()
+        .find(|line| line.split(':').next() == Some(name))?;
     line.split(':').nth(2)?.parse().ok()
 }
 
 /// Name of the machine.
 pub(crate) fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]

@@ -49,7 +49,8 @@ impl Bridge for Build {
         range: Option<(u64, u64)>,
     ) -> Result<Bytes, Failure> {
         let path = path.to_owned();
-        self.with_tree(result, move |tree| read(tree, &path, range)).await
+        self.with_tree(result, move |tree| read(tree, &path, range))
+            .await
     }
 
     async fn read_dir(
@@ -59,7 +60,8 @@ impl Bridge for Build {
         pattern: &str,
     ) -> Result<Vec<DirEntry>, Failure> {
         let (path, pattern) = (path.to_owned(), pattern.to_owned());
-        self.with_tree(result, move |tree| list(tree, &path, &pattern)).await
+        self.with_tree(result, move |tree| list(tree, &path, &pattern))
+            .await
     }
 
     async fn stat_file(&self, result: &Ref, path: &str) -> Result<DirEntry, Failure> {
@@ -96,9 +98,10 @@ impl Bridge for Build {
 
 impl Build {
     async fn resolve(&self, request: &ResolveRequest) -> Result<ResolvedConfig, Failure> {
-        let reference: ImageRef = request.reference.parse().map_err(
-            |e: shipway_model::reference::InvalidReference| Failure::from_error(&e),
-        )?;
+        let reference: ImageRef = request
+            .reference
+            .parse()
+            .map_err(|e: shipway_model::reference::InvalidReference| Failure::from_error(&e))?;
         let env = &self.ops.env;
         let access = env.access(&[self.session.as_str().into()]).await;
         let lookup = match request.mode {
@@ -106,9 +109,15 @@ impl Build {
             ResolveMode::Default | ResolveMode::PreferLocal => Lookup::LocalFirst,
         };
         let platform = request.platform.as_ref().unwrap_or(&env.platform);
-        let lookup_env =
-            LookupEnv { namespace: &env.namespace, lease: &env.lease, access: &access };
-        let image = env.resolver.resolve(&reference, platform, lookup, &lookup_env).await?;
+        let lookup_env = LookupEnv {
+            namespace: &env.namespace,
+            lease: &env.lease,
+            access: &access,
+        };
+        let image = env
+            .resolver
+            .resolve(&reference, platform, lookup, &lookup_env)
+            .await?;
         Ok(ResolvedConfig {
             reference: reference.to_string(),
             digest: image.target.digest,
@@ -131,18 +140,24 @@ impl Build {
         };
         let paths = snapshot.materialise(&self.parts.layers, &need).await?;
         let looked = tokio::task::spawn_blocking(move || look(&Stack::open(paths)?));
-        looked.await.map_err(|e| Failure::from_error(&e))?.map_err(|e| {
-            let kind = if e.is_not_found() { FailureKind::NotFound } else { FailureKind::Unknown };
-            Failure { kind, ..Failure::from_error(&e) }
-        })
+        looked
+            .await
+            .map_err(|e| Failure::from_error(&e))?
+            .map_err(|e| {
+                let kind = if e.is_not_found() {
+                    FailureKind::NotFound
+                } else {
+                    FailureKind::Unknown
+                };
+                Failure {
+                    kind,
+                    ..Failure::from_error(&e)
+                }
+            })
     }
 }
 
-fn read(
-    tree: &Stack,
-    path: &str,
-    range: Option<(u64, u64)>,
-) -> Result<Bytes, shipway_tree::Error> {
+fn read(tree: &Stack, path: &str, range: Option<(u64, u64)>) -> Result<Bytes, shipway_tree::Error> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     let (rel, entry) = tree.find(Path::new(path), Last::Follow)?;
     let io = |e| shipway_tree::Error::io("read", Path::new("/").join(path), e);
@@ -150,14 +165,20 @@ fn read(
     let (offset, length) = range.unwrap_or((0, FILE_LIMIT));
     file.seek(SeekFrom::Start(offset)).map_err(io)?;
     let mut bytes = Vec::new();
-    let limit = if length == 0 { FILE_LIMIT } else { length.min(FILE_LIMIT) };
+    let limit = if length == 0 {
+        FILE_LIMIT
+    } else {
+        length.min(FILE_LIMIT)
+    };
     file.take(limit).read_to_end(&mut bytes).map_err(io)?;
     Ok(bytes.into())
 }
 
 fn stat(tree: &Stack, path: &str) -> Result<FileStat, shipway_tree::Error> {
     let (rel, entry) = tree.find(Path::new(path), Last::Keep)?;
-    let name = rel.file_name().map_or_else(|| ".".into(), |n| n.to_string_lossy().into_owned());
+    let name = rel
+        .file_name()
+        .map_or_else(|| ".".into(), |n| n.to_string_lossy().into_owned());
     describe(tree, entry.layer, &rel, &entry.stat, name)
 }
 
@@ -165,13 +186,22 @@ fn list(tree: &Stack, path: &str, pattern: &str) -> Result<Vec<FileStat>, shipwa
     let (_, entry) = tree.find(Path::new(path), Last::Follow)?;
     let Some(dir) = entry.dir else {
         let path = Path::new("/").join(path);
-        return Err(shipway_tree::Error::io("open", path, rustix::io::Errno::NOTDIR));
+        return Err(shipway_tree::Error::io(
+            "open",
+            path,
+            rustix::io::Errno::NOTDIR,
+        ));
     };
-    let glob = (!pattern.is_empty()).then(|| shipway_tree::glob::Glob::new(pattern.as_bytes())).transpose()?;
+    let glob = (!pattern.is_empty())
+        .then(|| shipway_tree::glob::Glob::new(pattern.as_bytes()))
+        .transpose()?;
     let mut entries = Vec::new();
     for item in tree.list(&dir)? {
         let name = item.name.to_string_lossy().into_owned();
-        if glob.as_ref().is_some_and(|glob| !glob.matches(name.as_bytes())) {
+        if glob
+            .as_ref()
+            .is_some_and(|glob| !glob.matches(name.as_bytes()))
+        {
             continue;
         }
         let rel = dir.rel.join(&item.name);

@@ -107,7 +107,12 @@ impl Builder {
         self: &Arc<Self>,
         request: Request,
     ) -> Result<BTreeMap<String, String>, Failure> {
-        let build = Build::open(Arc::clone(&self.parts), &request, self.stopping.child_token()).await?;
+        let build = Build::open(
+            Arc::clone(&self.parts),
+            &request,
+            self.stopping.child_token(),
+        )
+        .await?;
         self.register(&build)?;
         let on_drop = build.cancelled().clone().drop_guard();
         let (reply, outcome) = oneshot::channel();
@@ -119,7 +124,9 @@ impl Builder {
             build.clean_up().await;
             builder.ended(build.id());
         });
-        let response = outcome.await.unwrap_or_else(|_| Err(Failure::new("the build ended without an answer")));
+        let response = outcome
+            .await
+            .unwrap_or_else(|_| Err(Failure::new("the build ended without an answer")));
         on_drop.disarm();
         response
     }
@@ -161,7 +168,9 @@ impl Builder {
         if builds.by_id.contains_key(build.id()) {
             return Err(Failure::new(format!("job ID {} exists", build.id())));
         }
-        builds.by_id.insert(build.id().to_owned(), Arc::clone(build));
+        builds
+            .by_id
+            .insert(build.id().to_owned(), Arc::clone(build));
         drop(builds);
         self.arrived.notify_waiters();
         Ok(())

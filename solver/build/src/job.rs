@@ -18,8 +18,8 @@ use shipway_model::progress::Sink;
 use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform};
 use shipway_ops::graph::{self, Entitlements};
 use shipway_ops::{Eager, OpsEnv, graph as operations};
-use shipway_source::env::{SESSION_PATIENCE, SandboxSlot};
 use shipway_source::Env;
+use shipway_source::env::{SESSION_PATIENCE, SandboxSlot};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +59,10 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 
 fn unique(prefix: &str) -> String {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{prefix}{}-{number}", jiff::Timestamp::now().as_nanosecond())
+    format!(
+        "{prefix}{}-{number}",
+        jiff::Timestamp::now().as_nanosecond()
+    )
 }
 
 impl Build {
@@ -70,12 +73,18 @@ impl Build {
     ) -> Result<Arc<Self>, Failure> {
         let entitlements = entitlements(request, &parts.settings.allowed_entitlements)?;
         // Exporters are checked before anything runs.
-        request.exporters.iter().try_for_each(|e| Exporter::new(e).map(drop))?;
+        request
+            .exporters
+            .iter()
+            .try_for_each(|e| Exporter::new(e).map(drop))?;
         let lease = request.namespace.leases.create(LEASE_TTL).await?;
         let task = format!("shipway-{}-{}", parts.settings.instance, unique(""));
         let labels = BTreeMap::from([
             ("shipway.dev/build".to_owned(), request.id.clone()),
-            ("shipway.dev/instance".to_owned(), parts.settings.instance.clone()),
+            (
+                "shipway.dev/instance".to_owned(),
+                parts.settings.instance.clone(),
+            ),
         ]);
         let env = Arc::new(Env {
             layers: parts.layers.clone(),
@@ -206,7 +215,8 @@ impl Build {
     /// Has the layers of the exported images archived while their steps run.
     fn make_blobs_ahead(&self, request: &Request, result: &FrontendResult) -> Result<(), Failure> {
         for export in &request.exporters {
-            let Some((options, force)) = Exporter::new(export)?.blob_options(request.epoch()) else {
+            let Some((options, force)) = Exporter::new(export)?.blob_options(request.epoch())
+            else {
                 continue;
             };
             let refs = match &result.refs {
@@ -223,15 +233,22 @@ impl Build {
     async fn result(self: &Arc<Self>, plan: &Plan) -> Result<FrontendResult, Failure> {
         match plan {
             Plan::Definition(definition) => {
-                let solved = self.solve(definition.clone(), SolveOptions::default()).await?;
-                Ok(FrontendResult { refs: Refs::Single(solved), metadata: BTreeMap::new() })
+                let solved = self
+                    .solve(definition.clone(), SolveOptions::default())
+                    .await?;
+                Ok(FrontendResult {
+                    refs: Refs::Single(solved),
+                    metadata: BTreeMap::new(),
+                })
             }
             Plan::Frontend { name, request } => self.frontend(name, request.clone()).await,
             Plan::Gateway => {
                 let mut returned = self.returned.subscribe();
                 let returned = returned.wait_for(Option::is_some).await;
                 let returned = returned.map_err(|e| Failure::from_error(&e))?;
-                returned.clone().unwrap_or_else(|| Err(Failure::new("nothing was returned")))
+                returned
+                    .clone()
+                    .unwrap_or_else(|| Err(Failure::new("nothing was returned")))
             }
         }
     }
@@ -275,7 +292,9 @@ impl Build {
     /// The result of a graph, lazily.
     pub(crate) fn add_ref(&self, definition: Definition) -> Result<Option<Ref>, Failure> {
         let (graph, target) = operations(&definition, &self.ops)?;
-        let Some(target) = target else { return Ok(None) };
+        let Some(target) = target else {
+            return Ok(None);
+        };
         let definition = Arc::new(definition);
         let id: Arc<str> = unique("ref-").into();
         let state = RefState {
@@ -291,18 +310,20 @@ impl Build {
     /// A result of this build by its id.
     pub fn find_ref(&self, id: &str) -> Result<Ref, Failure> {
         let refs = self.refs.lock();
-        let (id, state) = refs.get_key_value(id).ok_or_else(|| {
-            Failure::of_kind(FailureKind::NotFound, format!("no such ref: {id}"))
-        })?;
-        Ok(Ref { id: Arc::clone(id), definition: Arc::clone(&state.definition) })
+        let (id, state) = refs
+            .get_key_value(id)
+            .ok_or_else(|| Failure::of_kind(FailureKind::NotFound, format!("no such ref: {id}")))?;
+        Ok(Ref {
+            id: Arc::clone(id),
+            definition: Arc::clone(&state.definition),
+        })
     }
 
     /// The files of a result: runs what it needs, once.
     pub(crate) async fn value(&self, id: &str) -> Result<Snapshot, Failure> {
         let state = self.refs.lock().get(id).cloned();
-        let state = state.ok_or_else(|| {
-            Failure::of_kind(FailureKind::NotFound, format!("no such ref: {id}"))
-        })?;
+        let state = state
+            .ok_or_else(|| Failure::of_kind(FailureKind::NotFound, format!("no such ref: {id}")))?;
         let value = state.value.get_or_try_init(|| async {
             let job = self.job()?;
             let built = job.build(state.graph.clone(), state.target).await;
@@ -327,7 +348,9 @@ impl Build {
             let digest = Digest::of(unique("export"));
             let sink = Arc::clone(&self.progress) as Arc<dyn Sink>;
             let vertex = PseudoVertex::start(digest, exporter.name(), sink);
-            let env = self.export_env(Arc::clone(&vertex) as Arc<dyn Report>).await?;
+            let env = self
+                .export_env(Arc::clone(&vertex) as Arc<dyn Report>)
+                .await?;
             let exported = exporter.export(&what, &env).await;
             vertex.end(&exported);
             response.extend(exported?);
@@ -346,11 +369,24 @@ impl Build {
         let results = snapshots.into_iter().map(|(key, snapshot)| {
             let listed = platforms.iter().find(|p| p.id == key || key.is_empty());
             let platform = listed.map_or_else(|| self.platform_of(result), |p| p.platform.clone());
-            let key = if key.is_empty() { platform.to_string() } else { key };
+            let key = if key.is_empty() {
+                platform.to_string()
+            } else {
+                key
+            };
             let config = result.metadata_of(CONFIG_KEY, &key).cloned();
-            PlatformResult { key, platform, snapshot, config }
+            PlatformResult {
+                key,
+                platform,
+                snapshot,
+                config,
+            }
         });
-        Exportable { results: results.collect(), multi_platform, epoch: request.epoch() }
+        Exportable {
+            results: results.collect(),
+            multi_platform,
+            epoch: request.epoch(),
+        }
     }
 
     /// Platform of a result that names none: what its image configuration says, else this machine's.
@@ -364,7 +400,11 @@ impl Build {
         let session = if self.session.is_empty() {
             None
         } else {
-            self.parts.sessions.get(&self.session, SESSION_PATIENCE).await.ok()
+            self.parts
+                .sessions
+                .get(&self.session, SESSION_PATIENCE)
+                .await
+                .ok()
         };
         let auth = session.iter().map(|session| session.auth()).collect();
         Ok(ExportEnv {
@@ -372,7 +412,10 @@ impl Build {
             need: Need {
                 namespace: self.ops.env.namespace.clone(),
                 lease: self.ops.env.lease.clone(),
-                access: RegistryAccess { auth, insecure: false },
+                access: RegistryAccess {
+                    auth,
+                    insecure: false,
+                },
                 report,
             },
             registry: Arc::clone(&self.parts.registry),
@@ -405,17 +448,28 @@ fn entitlements(request: &Request, allowed: &[String]) -> Result<Entitlements, F
 /// What a client is told of an engine's error: BuildKit's words, and where in the source it happened.
 fn explain(error: EngineError, definition: &Definition) -> Failure {
     let (digest, failure) = match error {
-        EngineError::Vertex { vertex, during, cause } => (vertex, match during {
-            During::CacheMap => cause.context("failed to load cache key"),
-            During::ContentKey { .. } => cause.context("failed to compute cache key"),
-            During::Execute => cause,
-        }),
+        EngineError::Vertex {
+            vertex,
+            during,
+            cause,
+        } => (
+            vertex,
+            match during {
+                During::CacheMap => cause.context("failed to load cache key"),
+                During::ContentKey { .. } => cause.context("failed to compute cache key"),
+                During::Execute => cause,
+            },
+        ),
         EngineError::Cancelled { .. } => return Failure::cancelled(),
         error @ (EngineError::InvalidGraph { .. } | EngineError::Ended) => {
             return Failure::from_error(&error);
         }
     };
-    match definition.vertices.iter().find(|vertex| vertex.digest == digest) {
+    match definition
+        .vertices
+        .iter()
+        .find(|vertex| vertex.digest == digest)
+    {
         Some(vertex) => graph::at(vertex, definition, failure),
         None => failure.with(FailureDetail::Vertex(digest)),
     }

@@ -39,7 +39,10 @@ impl Progress {
     /// A reader that sees every event from the first on.
     #[must_use]
     pub fn reader(self: &Arc<Self>) -> Reader {
-        Reader { progress: Arc::clone(self), next: 0 }
+        Reader {
+            progress: Arc::clone(self),
+            next: 0,
+        }
     }
 
     /// Calls `visit` with every event so far.
@@ -116,6 +119,9 @@ mod tests {
         progress.send(log("after the end"));
         assert_eq!(reader.next().await, Some(vec![log("b")]));
         assert_eq!(reader.next().await, None);
-        assert_eq!(progress.reader().next().await, Some(vec![log("a"), log("b")]));
+        assert_eq!(
+            progress.reader().next().await,
+            Some(vec![log("a"), log("b")])
+        );
     }
 }

@@ -48,6 +48,8 @@ impl Request {
     /// `SOURCE_DATE_EPOCH`, where the build has one: seconds since 1970.
     #[must_use]
     pub fn epoch(&self) -> Option<i64> {
-        self.options.get("build-arg:SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok())
+        self.options
+            .get("build-arg:SOURCE_DATE_EPOCH")
+            .and_then(|text| text.parse().ok())
     }
 }

@@ -29,7 +29,11 @@ impl StoredResults {
                 Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error.into()),
             },
-            SavedLayer::Lazy { blob, diff_id, image } => {
+            SavedLayer::Lazy {
+                blob,
+                diff_id,
+                image,
+            } => {
                 shipway_source::image::saved_layer(&self.registry, blob, diff_id, &image).map(Some)
             }
         }
@@ -39,7 +43,8 @@ impl StoredResults {
 /// Layers of the store that a recorded result needs; none where its name cannot be read.
 #[must_use]
 pub(crate) fn layers_of(result: &ResultId) -> Vec<LayerId> {
-    let saved: SavedSnapshot = serde_json::from_str(result.as_str()).unwrap_or(SavedSnapshot(Vec::new()));
+    let saved: SavedSnapshot =
+        serde_json::from_str(result.as_str()).unwrap_or(SavedSnapshot(Vec::new()));
     let stored = saved.0.into_iter().filter_map(|layer| match layer {
         SavedLayer::Stored(id) => Some(id),
         SavedLayer::Lazy { .. } => None,
@@ -51,19 +56,20 @@ pub(crate) fn layers_of(result: &ResultId) -> Vec<LayerId> {
 impl Results<Snapshot> for StoredResults {
     async fn save(&self, value: &Snapshot, _description: &str) -> Result<ResultId, Failure> {
         let name = serde_json::to_string(&value.saved());
-        Ok(ResultId::new(name.map_err(|e| Failure::from_error(&e).context("recording a result"))?))
+        Ok(ResultId::new(name.map_err(|e| {
+            Failure::from_error(&e).context("recording a result")
+        })?))
     }
 
-    async fn load(
-        &self,
-        _ctx: &OpContext,
-        result: &ResultId,
-    ) -> Result<Option<Snapshot>, Failure> {
+    async fn load(&self, _ctx: &OpContext, result: &ResultId) -> Result<Option<Snapshot>, Failure> {
         let Ok(saved) = serde_json::from_str::<SavedSnapshot>(result.as_str()) else {
             return Ok(None);
         };
-        let layers: Option<Vec<Layer>> =
-            saved.0.into_iter().map(|layer| self.open(layer)).collect::<Result<_, _>>()?;
+        let layers: Option<Vec<Layer>> = saved
+            .0
+            .into_iter()
+            .map(|layer| self.open(layer))
+            .collect::<Result<_, _>>()?;
         Ok(layers.map(Snapshot::new))
     }
 }

@@ -48,7 +48,9 @@ impl Builder {
         let mut seen = HashSet::new();
         for usage in self.parts.keys.usages() {
             // A result is shown by the layer that it added; those below it have records of their own.
-            let Some(&top) = layers_of(&usage.result).last() else { continue };
+            let Some(&top) = layers_of(&usage.result).last() else {
+                continue;
+            };
             if !seen.insert(top) {
                 continue;
             }
@@ -68,7 +70,10 @@ impl Builder {
         for (path, info, in_use) in self.parts.cache_mounts.list() {
             let size = shipway_layers::measure(&path).map_or(0, |usage| usage.bytes);
             records.push(UsageRecord {
-                id: path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+                id: path
+                    .file_name()
+                    .map(|n| n.to_string_lossy().into_owned())
+                    .unwrap_or_default(),
                 mutable: true,
                 in_use,
                 size,
@@ -91,9 +96,13 @@ impl Builder {
         let mut gone = Vec::new();
         for record in candidates {
             let used = record.last_used.unwrap_or(record.created);
-            let young = now.as_nanosecond() - used.as_nanosecond() < i128::from(policy.keep_duration);
+            let young =
+                now.as_nanosecond() - used.as_nanosecond() < i128::from(policy.keep_duration);
             let small_enough = policy.keep_bytes > 0 && held <= policy.keep_bytes;
-            if small_enough || (policy.keep_duration > 0 && young) || (record.mutable && record.in_use) {
+            if small_enough
+                || (policy.keep_duration > 0 && young)
+                || (record.mutable && record.in_use)
+            {
                 continue;
             }
             held -= record.size;
@@ -122,7 +131,9 @@ impl Builder {
             if goes {
                 released.extend(layers);
                 let durable = self.parts.keys.release(&usage.result);
-                durable.await.map_err(|e| Failure::from_error(&e).context("pruning the cache"))?;
+                durable
+                    .await
+                    .map_err(|e| Failure::from_error(&e).context("pruning the cache"))?;
             } else {
                 needed.extend(layers);
             }

@@ -36,7 +36,9 @@ impl PseudoVertex {
     pub(crate) fn end<T>(&self, outcome: &Result<T, Failure>) {
         let error = match outcome {
             Ok(_) => String::new(),
-            Err(failure) if failure.is_cancelled() && !failure.message.ends_with("context canceled") => {
+            Err(failure)
+                if failure.is_cancelled() && !failure.message.ends_with("context canceled") =>
+            {
                 format!("{}: context canceled", failure.message)
             }
             Err(failure) => failure.message.to_string(),

@@ -53,7 +53,9 @@ pub(crate) async fn export(
     if !options.tar {
         for (descriptor, content) in blobs(&made) {
             let data = stream(content, env).await?;
-            files.write_blob("export", &descriptor.digest, descriptor.size, data).await?;
+            files
+                .write_blob("export", &descriptor.digest, descriptor.size, data)
+                .await?;
         }
         let key = "containerimage.descriptor".to_owned();
         response.entry(key).or_default();
@@ -77,7 +79,8 @@ fn received(mut data: mpsc::Receiver<Result<Bytes, BackendError>>) -> ByteStream
 
 fn canonical(names: &[String]) -> Result<Vec<ImageRef>, Failure> {
     let parse = |name: &String| {
-        name.parse::<ImageRef>().map_err(|e| Failure::from_error(&e))
+        name.parse::<ImageRef>()
+            .map_err(|e| Failure::from_error(&e))
     };
     names.iter().map(parse).collect()
 }
@@ -90,10 +93,16 @@ fn blobs(made: &Made) -> Vec<(Descriptor, Content)> {
         for layer in &image.layers {
             all.push((layer.clone(), Content::Stored(layer.clone())));
         }
-        all.push((image.config.0.clone(), Content::Bytes(image.config.1.clone())));
+        all.push((
+            image.config.0.clone(),
+            Content::Bytes(image.config.1.clone()),
+        ));
     }
     for image in &made.images {
-        all.push((image.manifest.0.clone(), Content::Bytes(image.manifest.1.clone())));
+        all.push((
+            image.manifest.0.clone(),
+            Content::Bytes(image.manifest.1.clone()),
+        ));
     }
     if let Some((descriptor, bytes)) = &made.index {
         all.push((descriptor.clone(), Content::Bytes(bytes.clone())));
@@ -113,7 +122,9 @@ fn top_index(
     let epoch = options.epoch.or(what.epoch);
     let created = match epoch.and_then(|s| jiff::Timestamp::from_second(s).ok()) {
         Some(time) => time.to_string(),
-        None => jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        None => jiff::Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string(),
     };
     let with = |name: Option<&ImageRef>| {
         let mut descriptor = target.clone();
@@ -154,7 +165,11 @@ fn entries(
     if let (Some(names), Some(image)) = (docker, made.images.first()) {
         let path = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
         let tags: Vec<String> = names.iter().map(ImageRef::familiar).collect();
-        let layers: Vec<String> = image.layers.iter().map(|layer| path(&layer.digest)).collect();
+        let layers: Vec<String> = image
+            .layers
+            .iter()
+            .map(|layer| path(&layer.digest))
+            .collect();
         let manifest: Value = json!([{
             "Config": path(&image.config.0.digest),
             "RepoTags": if tags.is_empty() { Value::Null } else { json!(tags) },
@@ -218,7 +233,14 @@ fn header(path: &str, size: u64, directory: bool) -> Result<Bytes, Failure> {
         _ => 0o444,
     };
     let mut bytes = Vec::new();
-    let header = Header { mode, size, mtime: Time { sec: 0, nsec: 0 }, ..Header::new(path.as_bytes(), kind) };
-    Writer::new(&mut bytes).header(&header).map_err(|e| Failure::from_error(&e))?;
+    let header = Header {
+        mode,
+        size,
+        mtime: Time { sec: 0, nsec: 0 },
+        ..Header::new(path.as_bytes(), kind)
+    };
+    Writer::new(&mut bytes)
+        .header(&header)
+        .map_err(|e| Failure::from_error(&e))?;
     Ok(bytes.into())
 }

@@ -35,8 +35,15 @@ pub(crate) fn finish(
         None => default_config(platform),
     };
     let diff_ids: Vec<&Digest> = layers.iter().map(|layer| &layer.diff_id).collect();
-    let diff_ids = if diff_ids.is_empty() { Value::Null } else { json!(diff_ids) };
-    config.insert("rootfs".into(), json!({"type": "layers", "diff_ids": diff_ids}));
+    let diff_ids = if diff_ids.is_empty() {
+        Value::Null
+    } else {
+        json!(diff_ids)
+    };
+    config.insert(
+        "rootfs".into(),
+        json!({"type": "layers", "diff_ids": diff_ids}),
+    );
     let entries = match config.remove("history") {
         Some(Value::Array(entries)) => entries,
         _ => Vec::new(),
@@ -44,12 +51,20 @@ pub(crate) fn finish(
     let epoch = epoch.and_then(|seconds| Timestamp::from_second(seconds).ok());
     let history = history(entries, layers);
     let created = created(&config, &history, epoch);
-    config.insert("history".into(), if history.is_empty() { Value::Null } else { history.into() });
+    config.insert(
+        "history".into(),
+        if history.is_empty() {
+            Value::Null
+        } else {
+            history.into()
+        },
+    );
     config.insert("created".into(), created);
     let mut sorted: Vec<(String, Value)> = config.into_iter().collect();
     sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
     let sorted: Map<String, Value> = sorted.into_iter().collect();
-    serde_json::to_vec(&sorted).map_err(|e| Failure::from_error(&e).context("writing the image config"))
+    serde_json::to_vec(&sorted)
+        .map_err(|e| Failure::from_error(&e).context("writing the image config"))
 }
 
 fn default_config(platform: &Platform) -> Map<String, Value> {
@@ -103,10 +118,14 @@ fn history(mut entries: Vec<Value>, layers: &[LayerFacts]) -> Vec<Value> {
 fn date(entries: &mut [Value]) {
     let has_time = |entry: &&Value| !entry["created"].is_null();
     let first_undated = entries.iter().position(|entry| entry["created"].is_null());
-    let Some(first_undated) = first_undated else { return };
+    let Some(first_undated) = first_undated else {
+        return;
+    };
     let after = entries[first_undated..].iter().find(has_time);
     let before = entries[..first_undated].iter().rev().find(has_time);
-    let mut current = after.or(before).map_or(Value::Null, |entry| entry["created"].clone());
+    let mut current = after
+        .or(before)
+        .map_or(Value::Null, |entry| entry["created"].clone());
     for entry in &mut entries[first_undated..] {
         if entry["created"].is_null() {
             if !current.is_null() {
@@ -120,7 +139,9 @@ fn date(entries: &mut [Value]) {
 
 /// An entry with its keys in the order of the specification's structure, and without nulls.
 fn sorted_entry(entry: Value) -> Value {
-    let Value::Object(mut fields) = entry else { return entry };
+    let Value::Object(mut fields) = entry else {
+        return entry;
+    };
     let order = ["created", "created_by", "author", "comment", "empty_layer"];
     let mut sorted = Map::new();
     for key in order {
@@ -134,7 +155,11 @@ fn sorted_entry(entry: Value) -> Value {
 
 /// The image's time: what the frontend set, else that of the last dated entry; the epoch only moves it back.
 fn created(config: &Map<String, Value>, history: &[Value], epoch: Option<Timestamp>) -> Value {
-    let last = history.iter().rev().map(|e| &e["created"]).find(|t| !t.is_null());
+    let last = history
+        .iter()
+        .rev()
+        .map(|e| &e["created"])
+        .find(|t| !t.is_null());
     let given = config.get("created").filter(|value| !value.is_null());
     let value = given.or(last).cloned().unwrap_or(Value::Null);
     let Some(epoch) = epoch else { return value };
@@ -159,16 +184,30 @@ mod tests {
     }
 
     fn finished(given: &Value, layers: &[LayerFacts]) -> Value {
-        let bytes = finish(Some(given.to_string().as_bytes()), &Platform::host(), layers, None);
+        let bytes = finish(
+            Some(given.to_string().as_bytes()),
+            &Platform::host(),
+            layers,
+            None,
+        );
         serde_json::from_slice(&bytes.unwrap()).unwrap()
     }
 
     #[test]
     fn layers_without_history_get_some_and_surplus_entries_become_empty() {
-        let config = finished(&json!({"history": [{"created_by": "a"}]}), &[facts("x", 1), facts("y", 2)]);
+        let config = finished(
+            &json!({"history": [{"created_by": "a"}]}),
+            &[facts("x", 1), facts("y", 2)],
+        );
         assert_eq!(config["history"][1]["created_by"], "y");
-        assert_eq!(config["history"][1]["comment"], "buildkit.exporter.image.v0");
-        let config = finished(&json!({"history": [{"created_by": "a"}, {"created_by": "b"}]}), &[facts("x", 1)]);
+        assert_eq!(
+            config["history"][1]["comment"],
+            "buildkit.exporter.image.v0"
+        );
+        let config = finished(
+            &json!({"history": [{"created_by": "a"}, {"created_by": "b"}]}),
+            &[facts("x", 1)],
+        );
         assert_eq!(config["history"][1]["empty_layer"], true);
     }
 
@@ -181,7 +220,12 @@ mod tests {
             {"created_by": "CMD", "empty_layer": true},
         ]});
         let config = finished(&given, &[facts("base", 0), facts("run", 5)]);
-        let times: Vec<_> = config["history"].as_array().unwrap().iter().map(|e| e["created"].clone()).collect();
+        let times: Vec<_> = config["history"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["created"].clone())
+            .collect();
         assert_eq!(times[1], "1970-01-01T00:00:05Z");
         assert_eq!(times[3], times[1]);
         assert_eq!(config["created"], "1970-01-01T00:00:05Z");

@@ -17,7 +17,11 @@ fn is_split(options: &Options, what: &Exportable) -> bool {
 }
 
 fn prefix(result: &PlatformResult, split: bool) -> String {
-    if split { format!("{}/", result.key.replace('/', "_")) } else { String::new() }
+    if split {
+        format!("{}/", result.key.replace('/', "_"))
+    } else {
+        String::new()
+    }
 }
 
 pub(crate) async fn local(
@@ -31,7 +35,10 @@ pub(crate) async fn local(
     let mut held = Vec::new();
     for result in &what.results {
         let flat = flatten(result, env).await?;
-        trees.push(SendTree { prefix: prefix(result, split), root: flat.fs().to_owned() });
+        trees.push(SendTree {
+            prefix: prefix(result, split),
+            root: flat.fs().to_owned(),
+        });
         held.push(flat);
     }
     env.report().part("copying files", "", 0, 0, false);
@@ -39,7 +46,10 @@ pub(crate) async fn local(
     let progress = std::sync::Arc::new(move |bytes: u64| {
         report.part("copying files", "", bytes, 0, false);
     });
-    env.client()?.files().send_trees(index, trees, split, progress).await?;
+    env.client()?
+        .files()
+        .send_trees(index, trees, split, progress)
+        .await?;
     env.report().part("copying files", "", 0, 0, true);
     Ok(BTreeMap::new())
 }
@@ -52,7 +62,14 @@ async fn flatten(result: &PlatformResult, env: &ExportEnv) -> Result<Building, F
         let tree = Stack::open(paths)?;
         let mut to = Composer::open(building.fs(), &Stack::default())?;
         if tree.root_entry()?.is_some() {
-            to.copy(&Origin { tree, linkable: true }, &everything(), None)?;
+            to.copy(
+                &Origin {
+                    tree,
+                    linkable: true,
+                },
+                &everything(),
+                None,
+            )?;
         }
         Ok::<_, shipway_tree::Error>(building)
     });
@@ -89,21 +106,30 @@ pub(crate) async fn tar(
     env: &ExportEnv,
 ) -> Result<BTreeMap<String, String>, Failure> {
     let split = is_split(options, what);
-    let latest = options.epoch.or(what.epoch).map(|sec| Time { sec, nsec: 0 });
+    let latest = options
+        .epoch
+        .or(what.epoch)
+        .map(|sec| Time { sec, nsec: 0 });
     let mut trees = Vec::new();
     for result in &what.results {
         let paths = result.snapshot.materialise(&env.layers, &env.need).await?;
         trees.push((prefix(result, split), paths));
     }
     if trees.iter().any(|(prefix, _)| !prefix.is_empty()) {
-        return Err(Failure::new("tar export of several platforms is not supported: use type=local"));
+        return Err(Failure::new(
+            "tar export of several platforms is not supported: use type=local",
+        ));
     }
     env.report().part("sending tarball", "", 0, 0, false);
     let (sink, data) = ChunkStream::channel();
     let written = tokio::task::spawn_blocking(move || {
         let mut writer = Writer::new(sink);
         for (_, paths) in trees {
-            write_tree(&Stack::open(paths)?, shipway_tree::archive::Options { latest }, &mut writer)?;
+            write_tree(
+                &Stack::open(paths)?,
+                shipway_tree::archive::Options { latest },
+                &mut writer,
+            )?;
         }
         let sink = writer.finish().map_err(shipway_tree::Error::Sink)?;
         sink.finish().map_err(shipway_tree::Error::Sink)

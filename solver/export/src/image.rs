@@ -51,8 +51,14 @@ impl Made {
         let target = self.target();
         let json = serde_json::to_vec(target).expect("a descriptor is JSON");
         let mut response = BTreeMap::from([
-            ("containerimage.digest".to_owned(), target.digest.to_string()),
-            ("containerimage.descriptor".to_owned(), STANDARD.encode(json)),
+            (
+                "containerimage.digest".to_owned(),
+                target.digest.to_string(),
+            ),
+            (
+                "containerimage.descriptor".to_owned(),
+                STANDARD.encode(json),
+            ),
         ]);
         if self.index.is_none()
             && let Some(image) = self.images.first()
@@ -74,7 +80,8 @@ pub(crate) async fn make(
     for result in &what.results {
         images.push(make_one(options, what, result, env).await?);
     }
-    let needs_index = what.multi_platform || images.len() != 1 || !options.index_annotations.is_empty();
+    let needs_index =
+        what.multi_platform || images.len() != 1 || !options.index_annotations.is_empty();
     let index = needs_index.then(|| index(options, &images)).transpose()?;
     Ok(Made { images, index })
 }
@@ -102,14 +109,27 @@ async fn make_one(
         })
         .collect();
     let config = config::finish(result.config.as_deref(), &result.platform, &facts, epoch)?;
-    let config_type = if options.oci_types { OCI_CONFIG } else { DOCKER_CONFIG };
+    let config_type = if options.oci_types {
+        OCI_CONFIG
+    } else {
+        DOCKER_CONFIG
+    };
     let config_descriptor = Descriptor::of(config_type, &config);
-    let layers: Vec<Descriptor> = records.iter().map(|r| layer_descriptor(options, r)).collect();
+    let layers: Vec<Descriptor> = records
+        .iter()
+        .map(|r| layer_descriptor(options, r))
+        .collect();
     let manifest = manifest(options, &config_descriptor, &layers)?;
-    let manifest_type = if options.oci_types { OCI_MANIFEST } else { DOCKER_MANIFEST };
+    let manifest_type = if options.oci_types {
+        OCI_MANIFEST
+    } else {
+        DOCKER_MANIFEST
+    };
     let mut descriptor = Descriptor::of(manifest_type, &manifest);
     descriptor.platform = Some(result.platform.clone());
-    descriptor.annotations.clone_from(&options.descriptor_annotations);
+    descriptor
+        .annotations
+        .clone_from(&options.descriptor_annotations);
     let diff_ids: Vec<Digest> = facts.iter().map(|layer| layer.diff_id).collect();
     Ok(MadeImage {
         manifest: (descriptor, manifest),
@@ -135,9 +155,14 @@ async fn blobs(
     for (at, layer) in layers.iter().enumerate() {
         let below = &layers[..at];
         let force = options.force_compression;
-        each.push(Box::pin(async move { env.layers.blob(layer, below, &how, force, &env.need).await }));
+        each.push(Box::pin(async move {
+            env.layers.blob(layer, below, &how, force, &env.need).await
+        }));
     }
-    let records = futures::stream::iter(each).buffered(AT_ONCE).try_collect().await?;
+    let records = futures::stream::iter(each)
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await?;
     env.report().part("exporting layers", "", 0, 0, true);
     Ok(records)
 }
@@ -149,7 +174,10 @@ fn layer_descriptor(options: &Options, record: &BlobRecord) -> Descriptor {
         Some(compression) => compression.layer_media_type(options.oci_types),
         None => blob.media_type.clone(),
     };
-    Descriptor { urls: blob.urls.clone(), ..Descriptor::new(&media_type, blob.digest, blob.size) }
+    Descriptor {
+        urls: blob.urls.clone(),
+        ..Descriptor::new(&media_type, blob.digest, blob.size)
+    }
 }
 
 fn manifest(
@@ -157,8 +185,16 @@ fn manifest(
     config: &Descriptor,
     layers: &[Descriptor],
 ) -> Result<Bytes, Failure> {
-    let media_type = if options.oci_types { OCI_MANIFEST } else { DOCKER_MANIFEST };
-    let layers = if layers.is_empty() { None } else { Some(layers) };
+    let media_type = if options.oci_types {
+        OCI_MANIFEST
+    } else {
+        DOCKER_MANIFEST
+    };
+    let layers = if layers.is_empty() {
+        None
+    } else {
+        Some(layers)
+    };
     let mut manifest = serde_json::json!({
         "schemaVersion": 2,
         "mediaType": media_type,
@@ -172,11 +208,18 @@ fn manifest(
 }
 
 fn index(options: &Options, images: &[MadeImage]) -> Result<(Descriptor, Bytes), Failure> {
-    let media_type = if options.oci_types { OCI_INDEX } else { DOCKER_INDEX };
+    let media_type = if options.oci_types {
+        OCI_INDEX
+    } else {
+        DOCKER_INDEX
+    };
     let index = Index {
         schema_version: 2,
         media_type: media_type.into(),
-        manifests: images.iter().map(|image| image.manifest.0.clone()).collect(),
+        manifests: images
+            .iter()
+            .map(|image| image.manifest.0.clone())
+            .collect(),
         annotations: options.index_annotations.clone(),
     };
     let bytes = pretty(&index)?;
@@ -185,7 +228,9 @@ fn index(options: &Options, images: &[MadeImage]) -> Result<(Descriptor, Bytes),
 
 pub(crate) fn pretty(value: &impl serde::Serialize) -> Result<Bytes, Failure> {
     let bytes = serde_json::to_vec_pretty(value);
-    Ok(bytes.map_err(|e| Failure::from_error(&e).context("writing a manifest"))?.into())
+    Ok(bytes
+        .map_err(|e| Failure::from_error(&e).context("writing a manifest"))?
+        .into())
 }
 
 /// Exports to containerd's image store, and to registries.
@@ -195,15 +240,29 @@ pub(crate) async fn export(
     env: &ExportEnv,
 ) -> Result<BTreeMap<String, String>, Failure> {
     let made = make(options, what, env).await?;
-    let unpacked = if options.unpack && options.store { landed(what, &made, env).await? } else { Vec::new() };
+    let unpacked = if options.unpack && options.store {
+        landed(what, &made, env).await?
+    } else {
+        Vec::new()
+    };
     for (place, image) in made.images.iter().enumerate() {
         store_image(image, unpacked.contains(&place), env).await?;
     }
     if let Some((descriptor, bytes)) = &made.index {
         let labels = made.images.iter().enumerate().map(|(at, image)| {
-            (format!("containerd.io/gc.ref.content.{at}"), image.manifest.0.digest.to_string())
+            (
+                format!("containerd.io/gc.ref.content.{at}"),
+                image.manifest.0.digest.to_string(),
+            )
         });
-        store(env.namespace(), &env.need.lease, descriptor, bytes, labels.collect()).await?;
+        store(
+            env.namespace(),
+            &env.need.lease,
+            descriptor,
+            bytes,
+            labels.collect(),
+        )
+        .await?;
     }
     let names = names(options, made.target());
     if options.store {
@@ -212,8 +271,16 @@ pub(crate) async fn export(
             env.report().part(&part, "", 0, 0, false);
             let target = made.target().clone();
             // What a store's record names carries no platform: it is what a pull of it would have made.
-            let target = Descriptor { platform: None, annotations: BTreeMap::new(), ..target };
-            let image = Image { name: name.clone(), target, labels: BTreeMap::new() };
+            let target = Descriptor {
+                platform: None,
+                annotations: BTreeMap::new(),
+                ..target
+            };
+            let image = Image {
+                name: name.clone(),
+                target,
+                labels: BTreeMap::new(),
+            };
             env.namespace().images.put(image).await?;
             env.report().part(&part, "", 0, 0, true);
         }
@@ -234,11 +301,7 @@ pub(crate) async fn export(
 }
 
 /// Places of the images that were unpacked: those for this machine's platform.
-async fn landed(
-    what: &Exportable,
-    made: &Made,
-    env: &ExportEnv,
-) -> Result<Vec<usize>, Failure> {
+async fn landed(what: &Exportable, made: &Made, env: &ExportEnv) -> Result<Vec<usize>, Failure> {
     let mut places = Vec::new();
     for (place, (result, image)) in what.results.iter().zip(&made.images).enumerate() {
         if !result.platform.runs_on(&env.host) {
@@ -265,8 +328,12 @@ async fn store_image(image: &MadeImage, unpacked: bool, env: &ExportEnv) -> Resu
     store(namespace, lease, config, bytes, labels).await?;
     env.report().part(&part, "", 0, 0, true);
     let children = std::iter::once(config).chain(&image.layers).enumerate();
-    let labels = children
-        .map(|(at, child)| (format!("containerd.io/gc.ref.content.{at}"), child.digest.to_string()));
+    let labels = children.map(|(at, child)| {
+        (
+            format!("containerd.io/gc.ref.content.{at}"),
+            child.digest.to_string(),
+        )
+    });
     let (manifest, bytes) = &image.manifest;
     let part = format!("exporting manifest {}", manifest.digest);
     store(namespace, lease, manifest, bytes, labels.collect()).await?;
@@ -285,7 +352,11 @@ pub(crate) async fn store(
     use shipway_backend::BlobSlot;
     let name = format!("shipway-{}", descriptor.digest.hex());
     let expected = Some((descriptor.digest, descriptor.size));
-    match namespace.blobs.write(lease, &name, expected, labels.clone()).await? {
+    match namespace
+        .blobs
+        .write(lease, &name, expected, labels.clone())
+        .await?
+    {
         BlobSlot::Write(mut writer) => {
             writer.append(bytes.clone()).await?;
             writer.commit(descriptor.digest, descriptor.size).await?;
@@ -302,7 +373,9 @@ fn names(options: &Options, target: &Descriptor) -> Vec<String> {
     for name in &options.names {
         names.push(name.clone());
         if options.name_canonical {
-            let bare = name.parse::<ImageRef>().map_or_else(|_| name.clone(), |r| r.name());
+            let bare = name
+                .parse::<ImageRef>()
+                .map_or_else(|_| name.clone(), |r| r.name());
             names.push(format!("{bare}@{}", target.digest));
         }
     }
@@ -321,9 +394,18 @@ mod tests {
     #[test]
     fn a_nameless_image_takes_the_dangling_prefix() {
         let target = Descriptor::of(OCI_MANIFEST, b"m");
-        let options = Options { dangling_prefix: Some("<none>".into()), ..Options::default() };
-        assert_eq!(names(&options, &target), [format!("<none>@{}", target.digest)]);
-        let named = Options { names: vec!["a".into()], ..options };
+        let options = Options {
+            dangling_prefix: Some("<none>".into()),
+            ..Options::default()
+        };
+        assert_eq!(
+            names(&options, &target),
+            [format!("<none>@{}", target.digest)]
+        );
+        let named = Options {
+            names: vec!["a".into()],
+            ..options
+        };
         assert_eq!(names(&named, &target), ["a"]);
     }
 

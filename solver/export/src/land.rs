@@ -24,11 +24,17 @@ pub(crate) async fn land(
 }
 
 async fn adopt(snapshot: &Snapshot, chain: &[Digest], env: &ExportEnv) -> Result<(), Failure> {
-    let Some(top) = chain.last() else { return Ok(()) };
+    let Some(top) = chain.last() else {
+        return Ok(());
+    };
     let namespace = env.namespace();
     // The top decides: where it is known, everything is, and the lease holds it.
     let highest = chain.len() - 1;
-    if namespace.snapshots.exists(&env.snapshotter, &top.to_string()).await? {
+    if namespace
+        .snapshots
+        .exists(&env.snapshotter, &top.to_string())
+        .await?
+    {
         match adopt_one(chain, highest, env).await {
             Ok(Adoption::Adopted) => return Ok(()),
             Ok(Adoption::NotOffered) => {}
@@ -50,14 +56,12 @@ async fn adopt(snapshot: &Snapshot, chain: &[Digest], env: &ExportEnv) -> Result
     Ok(())
 }
 
-async fn adopt_one(
-    chain: &[Digest],
-    at: usize,
-    env: &ExportEnv,
-) -> Result<Adoption, BackendError> {
+async fn adopt_one(chain: &[Digest], at: usize, env: &ExportEnv) -> Result<Adoption, BackendError> {
     let parent = at.checked_sub(1).map(|below| &chain[below]);
     let snapshots = &env.namespace().snapshots;
-    snapshots.adopt(&env.need.lease, &env.snapshotter, &chain[at], parent).await
+    snapshots
+        .adopt(&env.need.lease, &env.snapshotter, &chain[at], parent)
+        .await
 }
 
 async fn fill(snapshot: &Snapshot, chain: &[Digest], env: &ExportEnv) -> Result<(), Failure> {
@@ -70,18 +74,25 @@ async fn fill(snapshot: &Snapshot, chain: &[Digest], env: &ExportEnv) -> Result<
         if !snapshots.exists(snapshotter, &name).await? {
             let key = format!("shipway-{}-{}", chain_id.hex(), env.need.lease.id());
             snapshots.remove(snapshotter, &key).await?;
-            let mounts = snapshots.prepare(lease, snapshotter, &key, parent.as_deref()).await?;
+            let mounts = snapshots
+                .prepare(lease, snapshotter, &key, parent.as_deref())
+                .await?;
             let upper = upper_of(&mounts).ok_or_else(|| {
                 Failure::new(format!(
                     "unpacking to snapshotter {snapshotter}: its mounts name no directory to fill"
                 ))
             })?;
-            let filled = tokio::task::spawn_blocking(move || shipway_tree::fill::fill(&shipway_tree::Layer::open(path)?, &upper));
+            let filled = tokio::task::spawn_blocking(move || {
+                shipway_tree::fill::fill(&shipway_tree::Layer::open(path)?, &upper)
+            });
             filled
                 .await
                 .map_err(|e| Failure::from_error(&e))?
                 .map_err(|e| Failure::from_error(&e).context(format!("filling snapshot {name}")))?;
-            match snapshots.commit(lease, snapshotter, &name, &key, BTreeMap::new()).await {
+            match snapshots
+                .commit(lease, snapshotter, &name, &key, BTreeMap::new())
+                .await
+            {
                 Ok(()) => {}
                 Err(error) if error.kind == ErrorKind::AlreadyExists => {
                     snapshots.remove(snapshotter, &key).await?;
@@ -98,9 +109,11 @@ async fn fill(snapshot: &Snapshot, chain: &[Digest], env: &ExportEnv) -> Result<
 fn upper_of(mounts: &[MountSpec]) -> Option<PathBuf> {
     let [mount] = mounts else { return None };
     match mount.kind.as_str() {
-        "overlay" => {
-            mount.options.iter().find_map(|o| o.strip_prefix("upperdir=")).map(PathBuf::from)
-        }
+        "overlay" => mount
+            .options
+            .iter()
+            .find_map(|o| o.strip_prefix("upperdir="))
+            .map(PathBuf::from),
         "bind" | "rbind" => Some(PathBuf::from(&mount.source)),
         _ => None,
     }
@@ -112,12 +125,20 @@ mod tests {
 
     fn mount(kind: &str, source: &str, options: &[&str]) -> MountSpec {
         let options = options.iter().map(|&o| o.to_owned()).collect();
-        MountSpec { kind: kind.into(), source: source.into(), options }
+        MountSpec {
+            kind: kind.into(),
+            source: source.into(),
+            options,
+        }
     }
 
     #[test]
     fn the_directory_to_fill_is_named_by_the_mounts() {
-        let overlay = mount("overlay", "overlay", &["index=off", "upperdir=/u", "lowerdir=/l"]);
+        let overlay = mount(
+            "overlay",
+            "overlay",
+            &["index=off", "upperdir=/u", "lowerdir=/l"],
+        );
         assert_eq!(upper_of(&[overlay]), Some("/u".into()));
         assert_eq!(upper_of(&[mount("bind", "/s", &["rw"])]), Some("/s".into()));
         assert_eq!(upper_of(&[mount("erofs", "/s", &[])]), None);

@@ -83,11 +83,16 @@ impl ExportEnv {
     }
 
     fn access(&self, insecure: bool) -> RegistryAccess {
-        RegistryAccess { insecure: insecure || self.need.access.insecure, ..self.need.access.clone() }
+        RegistryAccess {
+            insecure: insecure || self.need.access.insecure,
+            ..self.need.access.clone()
+        }
     }
 
     fn client(&self) -> Result<&Arc<dyn Session>, Failure> {
-        self.session.as_ref().ok_or_else(|| Failure::new("this export needs a client session"))
+        self.session
+            .as_ref()
+            .ok_or_else(|| Failure::new("this export needs a client session"))
     }
 }
 
@@ -117,11 +122,19 @@ impl Exporter {
             "docker" => Kind::Docker,
             "local" => Kind::Local,
             "tar" => Kind::Tar,
-            other => return Err(Failure::new(format!("exporter {other:?} could not be found"))),
+            other => {
+                return Err(Failure::new(format!(
+                    "exporter {other:?} could not be found"
+                )));
+            }
         };
         let options = Options::parse(&request.attrs, kind == Kind::Docker)
             .map_err(|e| Failure::of_kind(FailureKind::InvalidArgument, e.to_string()))?;
-        Ok(Self { kind, options, index: request.index })
+        Ok(Self {
+            kind,
+            options,
+            index: request.index,
+        })
     }
 
     /// Text to show.
@@ -140,9 +153,10 @@ impl Exporter {
     #[must_use]
     pub fn blob_options(&self, epoch: Option<i64>) -> Option<(shipway_layers::BlobOptions, bool)> {
         match self.kind {
-            Kind::Image | Kind::Oci | Kind::Docker => {
-                Some((self.options.blob_options(epoch), self.options.force_compression))
-            }
+            Kind::Image | Kind::Oci | Kind::Docker => Some((
+                self.options.blob_options(epoch),
+                self.options.force_compression,
+            )),
             Kind::Local | Kind::Tar => None,
         }
     }

@@ -8,7 +8,10 @@ use shipway_model::descriptor::Compression;
 
 /// Options of an exporter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own on the wire")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own on the wire"
+)]
 pub struct Options {
     /// Names of the image.
     pub names: Vec<String>,
@@ -107,13 +110,18 @@ fn truth(key: &str, value: &str, if_empty: bool) -> Result<bool, InvalidOption> 
 }
 
 fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, InvalidOption> {
-    value.parse().map_err(|_| InvalidOption::Number(key.into(), value.into()))
+    value
+        .parse()
+        .map_err(|_| InvalidOption::Number(key.into(), value.into()))
 }
 
 impl Options {
     /// Reads the options. `docker`: the defaults of the docker exporter, which has no OCI types.
     pub fn parse(attrs: &BTreeMap<String, String>, docker: bool) -> Result<Self, InvalidOption> {
-        let mut options = Self { oci_types: !docker, ..Self::default() };
+        let mut options = Self {
+            oci_types: !docker,
+            ..Self::default()
+        };
         for (key, value) in attrs {
             options.set(key, value)?;
         }
@@ -121,8 +129,13 @@ impl Options {
             // The archive carries OCI types where they were asked for by name.
             options.oci_types = attrs.contains_key("oci-mediatypes");
         }
-        if options.rewrite_timestamp && options.epoch.is_none() && attrs.contains_key("source-date-epoch") {
-            return Err(InvalidOption::Conflict("rewrite-timestamp needs source-date-epoch"));
+        if options.rewrite_timestamp
+            && options.epoch.is_none()
+            && attrs.contains_key("source-date-epoch")
+        {
+            return Err(InvalidOption::Conflict(
+                "rewrite-timestamp needs source-date-epoch",
+            ));
         }
         Ok(options)
     }
@@ -130,7 +143,11 @@ impl Options {
     fn set(&mut self, key: &str, value: &str) -> Result<(), InvalidOption> {
         match key {
             "name" => {
-                self.names = value.split(',').filter(|n| !n.is_empty()).map(Into::into).collect();
+                self.names = value
+                    .split(',')
+                    .filter(|n| !n.is_empty())
+                    .map(Into::into)
+                    .collect();
             }
             "unpack" => self.unpack = truth(key, value, true)?,
             "push" => self.push = truth(key, value, true)?,
@@ -154,7 +171,9 @@ impl Options {
 
     fn annotation(&mut self, key: &str, value: &str) {
         // A platform may stand in brackets: `annotation-manifest[linux/amd64].KEY`; it applies to that platform only.
-        let Some((kind, name)) = key.split_once('.') else { return };
+        let Some((kind, name)) = key.split_once('.') else {
+            return;
+        };
         let to = match kind {
             "annotation" | "annotation-manifest" => &mut self.manifest_annotations,
             "annotation-manifest-descriptor" => &mut self.descriptor_annotations,
@@ -167,8 +186,16 @@ impl Options {
     /// How layers become blobs.
     #[must_use]
     pub fn blob_options(&self, epoch: Option<i64>) -> BlobOptions {
-        let latest_time = if self.rewrite_timestamp { self.epoch.or(epoch) } else { None };
-        BlobOptions { compression: self.compression, level: self.level, latest_time }
+        let latest_time = if self.rewrite_timestamp {
+            self.epoch.or(epoch)
+        } else {
+            None
+        };
+        BlobOptions {
+            compression: self.compression,
+            level: self.level,
+            latest_time,
+        }
     }
 }
 
@@ -186,14 +213,20 @@ mod tests {
     use super::*;
 
     fn parse(attrs: &[(&str, &str)]) -> Result<Options, InvalidOption> {
-        let attrs = attrs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let attrs = attrs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         Options::parse(&attrs, false)
     }
 
     #[test]
     fn bad_values_are_refused_and_unknown_names_ignored() {
         let error = parse(&[("unpack", "maybe")]).unwrap_err();
-        assert_eq!(error.to_string(), "non-bool value specified for unpack: \"maybe\"");
+        assert_eq!(
+            error.to_string(),
+            "non-bool value specified for unpack: \"maybe\""
+        );
         assert!(parse(&[("compression", "estargz")]).is_err());
         assert_eq!(parse(&[("no-such-thing", "x")]), Ok(Options::default()));
     }

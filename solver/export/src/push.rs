@@ -17,8 +17,9 @@ pub(crate) async fn push(
     made: &Made,
     env: &ExportEnv,
 ) -> Result<(), Failure> {
-    let mut image: ImageRef =
-        name.parse().map_err(|e: shipway_model::reference::InvalidReference| Failure::from_error(&e))?;
+    let mut image: ImageRef = name
+        .parse()
+        .map_err(|e: shipway_model::reference::InvalidReference| Failure::from_error(&e))?;
     if options.push_by_digest {
         image.tag = None;
     }
@@ -33,25 +34,40 @@ pub(crate) async fn push(
     for blob in blobs {
         each.push(Box::pin(push_blob(&image, blob, &access, made, env)));
     }
-    futures::stream::iter(each).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    futures::stream::iter(each)
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<Vec<()>>()
+        .await?;
     env.report().part("pushing layers", "", 0, 0, true);
     let part = format!("pushing manifest for {name}@{}", made.target().digest);
     env.report().part(&part, "", 0, 0, false);
     let single = made.index.is_none();
     for each in &made.images {
         let (descriptor, bytes) = &each.manifest;
-        let to = if single { image.clone() } else { by_digest(&image, descriptor) };
-        env.registry.push_manifest(&to, descriptor, bytes.clone(), &access).await?;
+        let to = if single {
+            image.clone()
+        } else {
+            by_digest(&image, descriptor)
+        };
+        env.registry
+            .push_manifest(&to, descriptor, bytes.clone(), &access)
+            .await?;
     }
     if let Some((descriptor, bytes)) = &made.index {
-        env.registry.push_manifest(&image, descriptor, bytes.clone(), &access).await?;
+        env.registry
+            .push_manifest(&image, descriptor, bytes.clone(), &access)
+            .await?;
     }
     env.report().part(&part, "", 0, 0, true);
     Ok(())
 }
 
 fn by_digest(image: &ImageRef, descriptor: &Descriptor) -> ImageRef {
-    ImageRef { tag: None, digest: Some(descriptor.digest), ..image.clone() }
+    ImageRef {
+        tag: None,
+        digest: Some(descriptor.digest),
+        ..image.clone()
+    }
 }
 
 async fn push_blob(
@@ -61,10 +77,17 @@ async fn push_blob(
     made: &Made,
     env: &ExportEnv,
 ) -> Result<(), Failure> {
-    if env.registry.has_blob(image, &blob.digest, None, access).await? {
+    if env
+        .registry
+        .has_blob(image, &blob.digest, None, access)
+        .await?
+    {
         return Ok(());
     }
-    let config = made.images.iter().find(|each| each.config.0.digest == blob.digest);
+    let config = made
+        .images
+        .iter()
+        .find(|each| each.config.0.digest == blob.digest);
     let data: shipway_backend::ByteStream = match config {
         Some(each) => {
             let bytes = each.config.1.clone();

@@ -62,12 +62,16 @@ impl FrontendResult {
     /// The list of platforms, where there is one and it is readable.
     #[must_use]
     pub fn platforms(&self) -> Option<Platforms> {
-        self.metadata.get(PLATFORMS_KEY).and_then(|json| serde_json::from_slice(json).ok())
+        self.metadata
+            .get(PLATFORMS_KEY)
+            .and_then(|json| serde_json::from_slice(json).ok())
     }
 
     /// Metadata of one platform: `key/<platform key>`, else plain `key`.
     #[must_use]
     pub fn metadata_of(&self, key: &str, platform: &str) -> Option<&Bytes> {
-        self.metadata.get(&format!("{key}/{platform}")).or_else(|| self.metadata.get(key))
+        self.metadata
+            .get(&format!("{key}/{platform}"))
+            .or_else(|| self.metadata.get(key))
     }
 }

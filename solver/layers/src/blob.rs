@@ -60,7 +60,11 @@ impl Layers {
         options: &BlobOptions,
         force: bool,
     ) -> Option<BlobRecord> {
-        layer.meta().blobs.into_iter().find(|record| options.accepts(record, force))
+        layer
+            .meta()
+            .blobs
+            .into_iter()
+            .find(|record| options.accepts(record, force))
     }
 
     /// The blob of `layer`, present in the namespace and held by the lease when this returns. `below` are the layers
@@ -81,7 +85,9 @@ impl Layers {
         }
         let (_, fs) = layer.materialise(self, need).await?;
         let fs = fs.to_owned();
-        let lower = crate::Snapshot::new(below.to_vec()).materialise(self, need).await?;
+        let lower = crate::Snapshot::new(below.to_vec())
+            .materialise(self, need)
+            .await?;
         let record = make(fs, lower, *options, need).await?;
         layer.remember(self, record.clone());
         Ok(record)
@@ -97,10 +103,20 @@ impl Layers {
         let blob = &record.descriptor;
         let name = format!("shipway-{}", blob.digest.hex());
         let expected = Some((blob.digest, blob.size));
-        let slot = need.namespace.blobs.write(&need.lease, &name, expected, BTreeMap::new()).await?;
-        let BlobSlot::Write(mut writer) = slot else { return Ok(true) };
-        let provider = layer.provider().filter(|p| p.descriptor().digest == blob.digest);
-        let Some(provider) = provider else { return Ok(false) };
+        let slot = need
+            .namespace
+            .blobs
+            .write(&need.lease, &name, expected, BTreeMap::new())
+            .await?;
+        let BlobSlot::Write(mut writer) = slot else {
+            return Ok(true);
+        };
+        let provider = layer
+            .provider()
+            .filter(|p| p.descriptor().digest == blob.digest);
+        let Some(provider) = provider else {
+            return Ok(false);
+        };
         let mut data = provider.fetch(need).await?;
         let mut done = 0;
         while let Some(chunk) = data.next().await {
@@ -108,7 +124,8 @@ impl Layers {
             done += chunk.len() as u64;
             writer.append(chunk).await?;
             let id = blob.digest.to_string();
-            need.report.part(&id, "downloading", done, blob.size, done == blob.size);
+            need.report
+                .part(&id, "downloading", done, blob.size, done == blob.size);
         }
         writer.commit(blob.digest, blob.size).await?;
         Ok(true)
@@ -122,9 +139,15 @@ async fn make(
     need: &Need,
 ) -> Result<BlobRecord, Failure> {
     let name = format!("shipway-layer-{}", fs.display());
-    let slot = need.namespace.blobs.write(&need.lease, &name, None, BTreeMap::new()).await?;
+    let slot = need
+        .namespace
+        .blobs
+        .write(&need.lease, &name, None, BTreeMap::new())
+        .await?;
     let BlobSlot::Write(mut writer) = slot else {
-        return Err(Failure::new("the content store has a blob before its digest is known"));
+        return Err(Failure::new(
+            "the content store has a blob before its digest is known",
+        ));
     };
     let (sink, mut chunks) = mpsc::channel(4);
     let made = tokio::task::spawn_blocking(move || archive(fs, lower, options, sink));
@@ -150,7 +173,9 @@ fn archive(
 ) -> shipway_tree::Result<shipway_tree::Compressed> {
     let upper = shipway_tree::Layer::open(fs)?;
     let lower = shipway_tree::Stack::open(lower)?;
-    let latest = options.latest_time.map(|sec| shipway_tree::Time { sec, nsec: 0 });
+    let latest = options
+        .latest_time
+        .map(|sec| shipway_tree::Time { sec, nsec: 0 });
     let how = shipway_tree::archive::Options { latest };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (made, sink) =
@@ -169,17 +194,26 @@ pub struct ChunkSink {
 
 impl ChunkSink {
     pub(crate) fn new(to: mpsc::Sender<Bytes>) -> Self {
-        Self { to, chunk: BytesMut::new() }
+        Self {
+            to,
+            chunk: BytesMut::new(),
+        }
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
         let chunk = self.chunk.split().freeze();
-        self.to.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        self.to
+            .blocking_send(chunk)
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 
     /// Hands over what is left.
     pub fn finish(mut self) -> io::Result<()> {
-        if self.chunk.is_empty() { Ok(()) } else { self.hand_over() }
+        if self.chunk.is_empty() {
+            Ok(())
+        } else {
+            self.hand_over()
+        }
     }
 }
 
@@ -217,7 +251,13 @@ impl StreamReader {
                 }
             }
         };
-        (Self { from, chunk: Bytes::new() }, feed)
+        (
+            Self {
+                from,
+                chunk: Bytes::new(),
+            },
+            feed,
+        )
     }
 }
 

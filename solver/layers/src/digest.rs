@@ -59,7 +59,9 @@ impl Layers {
         };
         let mut indexed = Vec::new();
         for layer in snapshot.layers() {
-            let (Some(id), Some(path)) = (layer.id(), layer.path()) else { continue };
+            let (Some(id), Some(path)) = (layer.id(), layer.path()) else {
+                continue;
+            };
             let open = Arc::new(shipway_tree::Layer::open(path).map_err(failed)?);
             let kept = self.indexes().lock().get(id);
             let index = match kept.or_else(|| self.stored_index(id)) {

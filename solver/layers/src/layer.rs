@@ -48,9 +48,18 @@ struct Ready {
 
 impl Layer {
     pub(crate) fn ready(id: LayerId, path: PathBuf, pin: Pin, meta: LayerMeta) -> Self {
-        let ready = OnceCell::new_with(Some(Ready { id, path, _pin: pin }));
+        let ready = OnceCell::new_with(Some(Ready {
+            id,
+            path,
+            _pin: pin,
+        }));
         let making = tokio::sync::Mutex::default();
-        Self(Arc::new(Inner { ready, provider: None, meta: Mutex::new(meta), making }))
+        Self(Arc::new(Inner {
+            ready,
+            provider: None,
+            meta: Mutex::new(meta),
+            making,
+        }))
     }
 
     /// A layer that is fetched when it is needed.
@@ -114,10 +123,18 @@ impl Layer {
             .0
             .ready
             .get_or_try_init(|| async {
-                let provider = self.0.provider.as_ref().expect("a layer is ready or has a provider");
+                let provider = self
+                    .0
+                    .provider
+                    .as_ref()
+                    .expect("a layer is ready or has a provider");
                 let id = provider.unpack(layers, need).await?;
                 let (path, pin) = layers.locate(id)?;
-                Ok::<_, Failure>(Ready { id, path, _pin: pin })
+                Ok::<_, Failure>(Ready {
+                    id,
+                    path,
+                    _pin: pin,
+                })
             })
             .await?;
         Ok((ready.id, &ready.path))

@@ -9,9 +9,9 @@ use shipway_backend::layers::LayerUpkeep;
 use shipway_backend::{BackendError, LayerId, LayerStore, NewLayer, Pin, Usage};
 use shipway_model::Failure;
 
+use crate::Layer;
 use crate::digest::Indexes;
 use crate::meta::{LayerMeta, MetaDir};
-use crate::Layer;
 
 /// Why a layer could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,12 @@ impl Layers {
     ) -> Result<Self, BackendError> {
         let meta = MetaDir::new(upkeep.scratch_dir("meta")?);
         let indexes = Mutex::default();
-        Ok(Self(Arc::new(Inner { store, upkeep, meta, indexes })))
+        Ok(Self(Arc::new(Inner {
+            store,
+            upkeep,
+            meta,
+            indexes,
+        })))
     }
 
     /// The store's upkeep.
@@ -86,7 +91,10 @@ impl Layers {
 
     /// Begins a layer.
     pub fn begin(&self) -> Result<Building, BackendError> {
-        Ok(Building { layers: self.clone(), new: Some(self.0.store.create()?) })
+        Ok(Building {
+            layers: self.clone(),
+            new: Some(self.0.store.create()?),
+        })
     }
 
     /// A committed layer.
@@ -102,7 +110,8 @@ impl Layers {
 
     /// Takes the cache's ownership away; the layers go at the next collection unless something else needs them.
     pub fn release(&self, ids: impl IntoIterator<Item = LayerId>) -> Result<(), BackendError> {
-        ids.into_iter().try_for_each(|id| self.0.store.disown(&owner(id)))
+        ids.into_iter()
+            .try_for_each(|id| self.0.store.disown(&owner(id)))
     }
 
     /// Disk use of a layer.
@@ -140,7 +149,9 @@ impl Layers {
 
 impl Building {
     fn new_layer(&self) -> &NewLayer {
-        self.new.as_ref().expect("a layer is open until it is finished")
+        self.new
+            .as_ref()
+            .expect("a layer is open until it is finished")
     }
 
     /// Where to write.

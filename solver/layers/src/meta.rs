@@ -55,7 +55,11 @@ impl MetaDir {
     }
 
     pub(crate) fn write(&self, id: LayerId, meta: &LayerMeta) -> io::Result<()> {
-        self.replace(id, "json", &serde_json::to_vec(meta).map_err(io::Error::other)?)
+        self.replace(
+            id,
+            "json",
+            &serde_json::to_vec(meta).map_err(io::Error::other)?,
+        )
     }
 
     pub(crate) fn read_index(&self, id: LayerId) -> Option<Vec<u8>> {
@@ -70,7 +74,9 @@ impl MetaDir {
     pub(crate) fn sweep(&self, lives: impl Fn(LayerId) -> bool) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.0)? {
             let path = entry?.path();
-            let id = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok().map(LayerId));
+            let id = path
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse().ok().map(LayerId));
             if !id.is_some_and(&lives) {
                 std::fs::remove_file(&path)?;
             }
@@ -105,7 +111,10 @@ mod tests {
     fn a_damaged_file_is_as_good_as_none() {
         let dir = tempfile::tempdir().unwrap();
         let files = MetaDir::new(dir.path().to_owned());
-        let meta = LayerMeta { description: "x".into(), ..LayerMeta::default() };
+        let meta = LayerMeta {
+            description: "x".into(),
+            ..LayerMeta::default()
+        };
         files.write(LayerId(1), &meta).unwrap();
         assert_eq!(files.read(LayerId(1)), meta);
         std::fs::write(dir.path().join("1.json"), b"{").unwrap();

@@ -75,15 +75,18 @@ impl Snapshot {
     /// How the cache records it.
     #[must_use]
     pub fn saved(&self) -> SavedSnapshot {
-        let layers = self.0.iter().filter_map(|layer| match (layer.id(), layer.provider()) {
-            (Some(id), _) => Some(SavedLayer::Stored(id)),
-            (None, Some(provider)) => Some(SavedLayer::Lazy {
-                blob: provider.descriptor().clone(),
-                diff_id: provider.diff_id(),
-                image: provider.origin().to_owned(),
-            }),
-            (None, None) => None,
-        });
+        let layers = self
+            .0
+            .iter()
+            .filter_map(|layer| match (layer.id(), layer.provider()) {
+                (Some(id), _) => Some(SavedLayer::Stored(id)),
+                (None, Some(provider)) => Some(SavedLayer::Lazy {
+                    blob: provider.descriptor().clone(),
+                    diff_id: provider.diff_id(),
+                    image: provider.origin().to_owned(),
+                }),
+                (None, None) => None,
+            });
         SavedSnapshot(layers.collect())
     }
 

@@ -61,7 +61,10 @@ impl CacheMounts {
     /// Cache mounts below a directory.
     #[must_use]
     pub fn new(root: PathBuf) -> Arc<Self> {
-        Arc::new(Self { root, state: Mutex::default() })
+        Arc::new(Self {
+            root,
+            state: Mutex::default(),
+        })
     }
 
     /// Takes a directory for a step; with [`CacheSharing::Locked`] waits for its turn, first come, first served.
@@ -98,7 +101,11 @@ impl CacheMounts {
     pub fn clear(&self, key: &str) -> Result<(), Failure> {
         let stem = Digest::of(key).hex()[..24].to_owned();
         let state = self.state.lock();
-        let busy = |n: u64| state.get(&stem).is_some_and(|slot| slot.users.contains_key(&n));
+        let busy = |n: u64| {
+            state
+                .get(&stem)
+                .is_some_and(|slot| slot.users.contains_key(&n))
+        };
         for number in numbers(&self.root, &stem).into_iter().filter(|&n| !busy(n)) {
             remove(&self.root.join(format!("{stem}.{number}")))?;
         }
@@ -116,7 +123,9 @@ impl CacheMounts {
             let name = entry.file_name().into_string().ok()?;
             let (stem, number) = name.rsplit_once('.')?;
             let number = number.parse().ok()?;
-            let busy = state.get(stem).is_some_and(|slot| slot.users.contains_key(&number));
+            let busy = state
+                .get(stem)
+                .is_some_and(|slot| slot.users.contains_key(&number));
             Some((entry.path(), info, busy))
         });
         listed.collect()
@@ -124,11 +133,18 @@ impl CacheMounts {
 
     /// Removes a directory that [`CacheMounts::list`] gave, unless a step uses it.
     pub fn remove(&self, path: &Path) -> Result<bool, Failure> {
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(false) };
-        let Some((stem, number)) = name.rsplit_once('.') else { return Ok(false) };
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            return Ok(false);
+        };
+        let Some((stem, number)) = name.rsplit_once('.') else {
+            return Ok(false);
+        };
         let state = self.state.lock();
         let number: u64 = number.parse().unwrap_or(u64::MAX);
-        if state.get(stem).is_some_and(|slot| slot.users.contains_key(&number)) {
+        if state
+            .get(stem)
+            .is_some_and(|slot| slot.users.contains_key(&number))
+        {
             return Ok(false);
         }
         remove(&self.root.join(name))?;
@@ -154,7 +170,9 @@ impl CacheMounts {
 
     fn leave(&self, stem: &str, number: u64) {
         let mut state = self.state.lock();
-        let Some(slot) = state.get_mut(stem) else { return };
+        let Some(slot) = state.get_mut(stem) else {
+            return;
+        };
         if let Some(users) = slot.users.get_mut(&number) {
             *users -= 1;
             if *users == 0 {
@@ -199,11 +217,21 @@ fn remove(home: &Path) -> Result<(), Failure> {
 }
 
 fn numbers(root: &Path, stem: &str) -> Vec<u64> {
-    let entries = std::fs::read_dir(root).map(|d| d.flatten().collect()).unwrap_or_default();
+    let entries = std::fs::read_dir(root)
+        .map(|d| d.flatten().collect())
+        .unwrap_or_default();
     let entries: Vec<std::fs::DirEntry> = entries;
     let mut numbers: Vec<u64> = entries
         .iter()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(stem)?.strip_prefix('.')?.parse().ok())
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_prefix(stem)?
+                .strip_prefix('.')?
+                .parse()
+                .ok()
+        })
         .collect();
     numbers.sort_unstable();
     numbers

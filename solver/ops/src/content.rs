@@ -64,8 +64,15 @@ pub(crate) fn selector_digest<S: AsRef<str>>(paths: impl Iterator<Item = S>) -> 
 pub(crate) fn content_dep(env: &Arc<Env>, paths: Vec<String>) -> Arc<dyn ContentKey<Snapshot>> {
     let everything = paths.iter().any(|path| path.is_empty() || path == "/");
     let selectors: Vec<_> = paths.iter().map(|path| Selector::follow(path).0).collect();
-    let selectors = if everything { Vec::new() } else { deduplicate(&selectors) };
-    Arc::new(BySelectors { env: Arc::clone(env), selectors })
+    let selectors = if everything {
+        Vec::new()
+    } else {
+        deduplicate(&selectors)
+    };
+    Arc::new(BySelectors {
+        env: Arc::clone(env),
+        selectors,
+    })
 }
 
 /// Keys an input by what file actions see of it.
@@ -74,7 +81,10 @@ pub(crate) fn file_content_dep(
     selectors: Vec<Selector>,
 ) -> Arc<dyn ContentKey<Snapshot>> {
     let selectors: Vec<_> = selectors.into_iter().map(|selector| selector.0).collect();
-    Arc::new(BySelectors { env: Arc::clone(env), selectors: deduplicate(&selectors) })
+    Arc::new(BySelectors {
+        env: Arc::clone(env),
+        selectors: deduplicate(&selectors),
+    })
 }
 
 struct BySelectors {
@@ -86,7 +96,10 @@ struct BySelectors {
 impl ContentKey<Snapshot> for BySelectors {
     async fn digest(&self, ctx: &OpContext, input: &Snapshot) -> Result<Digest, Failure> {
         let need = self.env.need(ctx).await;
-        self.env.layers.content_digest(input, self.selectors.clone(), &need).await
+        self.env
+            .layers
+            .content_digest(input, self.selectors.clone(), &need)
+            .await
     }
 }
 
@@ -136,7 +149,14 @@ pub(crate) fn copy_out<'a>(
             always_replace: true,
             required_paths: Vec::new(),
         };
-        to.copy(&Origin { tree, linkable: false }, &copy, None)
+        to.copy(
+            &Origin {
+                tree,
+                linkable: false,
+            },
+            &copy,
+            None,
+        )
     });
     copied.map_err(|e| Failure::from_error(&e).context("filling a cache mount"))
 }
@@ -147,7 +167,12 @@ mod tests {
 
     #[test]
     fn an_escaped_wildcard_is_none() {
-        for (path, has) in [("/a*", true), ("/a\\*", false), ("/a\\\\*", true), ("/a", false)] {
+        for (path, has) in [
+            ("/a*", true),
+            ("/a\\*", false),
+            ("/a\\\\*", true),
+            ("/a", false),
+        ] {
             assert_eq!(has_wildcard(path), has, "{path}");
         }
     }

@@ -33,7 +33,11 @@ impl Eager {
         let mut wanted = self.wanted.lock();
         for edge in chain(definition) {
             let digest = definition.vertices[edge.vertex].digest;
-            let want = Wanted { output: edge.output, options, force };
+            let want = Wanted {
+                output: edge.output,
+                options,
+                force,
+            };
             let wants = wanted.entry(digest).or_default();
             if !wants.contains(&want) {
                 wants.push(want);
@@ -42,14 +46,26 @@ impl Eager {
     }
 
     /// A vertex has run and committed its outputs.
-    pub(crate) fn committed(&self, vertex: &Digest, outputs: &[Snapshot], env: &Arc<Env>, need: &Need) {
+    pub(crate) fn committed(
+        &self,
+        vertex: &Digest,
+        outputs: &[Snapshot],
+        env: &Arc<Env>,
+        need: &Need,
+    ) {
         let wants = self.wanted.lock().get(vertex).cloned().unwrap_or_default();
         for want in wants {
-            let Some(snapshot) = outputs.get(want.output).cloned() else { continue };
+            let Some(snapshot) = outputs.get(want.output).cloned() else {
+                continue;
+            };
             let (env, need, stopped) = (Arc::clone(env), need.clone(), self.stopped.clone());
             self.tasks.spawn(async move {
-                let Some((top, below)) = snapshot.layers().split_last() else { return };
-                let made = env.layers.blob(top, below, &want.options, want.force, &need);
+                let Some((top, below)) = snapshot.layers().split_last() else {
+                    return;
+                };
+                let made = env
+                    .layers
+                    .blob(top, below, &want.options, want.force, &need);
                 tokio::select! {
                     made = made => if let Err(error) = made {
                         // The exporter meets the same error and reports it.
@@ -77,9 +93,11 @@ fn chain(definition: &Definition) -> Vec<Edge> {
         chain.push(edge);
         let vertex = &definition.vertices[edge.vertex];
         let input = match &vertex.op {
-            Op::Exec(exec) => {
-                exec.mounts.iter().find(|m| m.output == Some(edge.output)).and_then(|m| m.input)
-            }
+            Op::Exec(exec) => exec
+                .mounts
+                .iter()
+                .find(|m| m.output == Some(edge.output))
+                .and_then(|m| m.input),
             Op::File(file) => destination(file, edge.output, vertex.inputs.len()),
             Op::Source(_) | Op::Build(_) | Op::Merge(_) | Op::Diff(_) | Op::Passthrough(_) => None,
         };
@@ -90,7 +108,10 @@ fn chain(definition: &Definition) -> Vec<Edge> {
 
 /// The input that an output of file changes was made from.
 fn destination(file: &shipway_model::op::FileOp, output: usize, inputs: usize) -> Option<usize> {
-    let mut at = file.actions.iter().position(|action| action.output == Some(output))?;
+    let mut at = file
+        .actions
+        .iter()
+        .position(|action| action.output == Some(output))?;
     loop {
         let input = file.actions.get(at)?.input?;
         if input < inputs {

@@ -25,7 +25,12 @@ pub(crate) struct FileOperation {
 
 impl FileOperation {
     pub(crate) fn new(info: VertexInfo, ops: Arc<OpsEnv>, op: FileOp, inputs: usize) -> Self {
-        Self { info, ops, op, inputs }
+        Self {
+            info,
+            ops,
+            op,
+            inputs,
+        }
     }
 }
 
@@ -36,7 +41,9 @@ pub(crate) fn describe(op: &FileOp) -> String {
         FileActionKind::MkFile { path, .. } => format!("mkfile {path}"),
         FileActionKind::MkDir { path, .. } => format!("mkdir {path}"),
         FileActionKind::Rm { path, .. } => format!("rm {path}"),
-        FileActionKind::Symlink { oldpath, newpath, .. } => format!("symlink {oldpath} {newpath}"),
+        FileActionKind::Symlink {
+            oldpath, newpath, ..
+        } => format!("symlink {oldpath} {newpath}"),
     });
     each.collect::<Vec<_>>().join(", ")
 }
@@ -56,9 +63,13 @@ fn selectors(op: &FileOp, inputs: usize) -> HashMap<usize, Vec<Selector>> {
     let mut seen: HashMap<usize, Vec<Selector>> = HashMap::new();
     for action in &op.actions {
         let owner = owner_of(action);
-        let named = owner.into_iter().flat_map(|o| [(&o.user, "/etc/passwd"), (&o.group, "/etc/group")]);
+        let named = owner
+            .into_iter()
+            .flat_map(|o| [(&o.user, "/etc/passwd"), (&o.group, "/etc/group")]);
         for (user, file) in named {
-            if let Some(UserOpt::ByName { input: Some(input), .. }) = user
+            if let Some(UserOpt::ByName {
+                input: Some(input), ..
+            }) = user
                 && *input < inputs
             {
                 seen.entry(*input).or_default().push(Selector::follow(file));
@@ -115,7 +126,9 @@ impl Operation<Snapshot> for FileOperation {
         };
         let done = tokio::task::spawn_blocking(move || work.run());
         let outputs = done.await.map_err(|e| Failure::from_error(&e))??;
-        self.ops.eager.committed(&self.info.digest, &outputs, &self.ops.env, &need);
+        self.ops
+            .eager
+            .committed(&self.info.digest, &outputs, &self.ops.env, &need);
         Ok(outputs)
     }
 }
@@ -175,7 +188,8 @@ impl Work {
             None => Snapshot::default(),
             Some(input) => {
                 let wanted_again = all[number..].iter().enumerate().any(|(later, other)| {
-                    (later > 0 && other.input == Some(input)) || other.secondary_input == Some(input)
+                    (later > 0 && other.input == Some(input))
+                        || other.secondary_input == Some(input)
                 });
                 let inputs = self.results.len() - number;
                 let is_output = input >= inputs && all[input - inputs].output.is_some();
@@ -192,8 +206,13 @@ impl Work {
         };
         let building = self.layers.begin()?;
         let lower = tree_of(&base)?;
-        let composer = Composer::open(building.fs(), &lower).map_err(|e| Failure::from_error(&e))?;
-        Ok(Open { base, building, composer })
+        let composer =
+            Composer::open(building.fs(), &lower).map_err(|e| Failure::from_error(&e))?;
+        Ok(Open {
+            base,
+            building,
+            composer,
+        })
     }
 
     /// A result as a snapshot, committed now where it was open.
@@ -201,11 +220,19 @@ impl Work {
         let snapshot = match std::mem::replace(&mut self.results[index], State::Moved) {
             State::Done(snapshot) => snapshot,
             State::Open(open) => {
-                let Open { base, building, composer } = *open;
+                let Open {
+                    base,
+                    building,
+                    composer,
+                } = *open;
                 drop(composer);
                 base.with(building.finish(&self.name, Timestamp::now())?)
             }
-            State::Moved => return Err(Failure::new("an action's result is used after it was changed")),
+            State::Moved => {
+                return Err(Failure::new(
+                    "an action's result is used after it was changed",
+                ));
+            }
         };
         self.results[index] = State::Done(snapshot.clone());
         Ok(snapshot)
@@ -219,31 +246,59 @@ impl Work {
                     Some(input) => tree_of(&self.settle(input)?)?,
                     None => Stack::default(),
                 };
-                let origin = Origin { tree, linkable: true };
+                let origin = Origin {
+                    tree,
+                    linkable: true,
+                };
                 open.composer.copy(&origin, copy, owner)
             }
-            FileActionKind::MkFile { path, mode, data, timestamp, .. } => {
-                open.composer.mkfile(path, data, &new_entry(*mode, owner, *timestamp))
-            }
-            FileActionKind::MkDir { path, mode, make_parents, timestamp, .. } => {
-                open.composer.mkdir(path, *make_parents, &new_entry(*mode, owner, *timestamp))
-            }
-            FileActionKind::Rm { path, allow_not_found, allow_wildcard } => {
-                open.composer.rm(path, *allow_not_found, *allow_wildcard)
-            }
-            FileActionKind::Symlink { oldpath, newpath, timestamp, .. } => {
+            FileActionKind::MkFile {
+                path,
+                mode,
+                data,
+                timestamp,
+                ..
+            } => open
+                .composer
+                .mkfile(path, data, &new_entry(*mode, owner, *timestamp)),
+            FileActionKind::MkDir {
+                path,
+                mode,
+                make_parents,
+                timestamp,
+                ..
+            } => open
+                .composer
+                .mkdir(path, *make_parents, &new_entry(*mode, owner, *timestamp)),
+            FileActionKind::Rm {
+                path,
+                allow_not_found,
+                allow_wildcard,
+            } => open.composer.rm(path, *allow_not_found, *allow_wildcard),
+            FileActionKind::Symlink {
+                oldpath,
+                newpath,
+                timestamp,
+                ..
+            } => {
                 let owner = owner.unwrap_or_default();
-                open.composer.symlink(oldpath, newpath, owner, time(*timestamp))
+                open.composer
+                    .symlink(oldpath, newpath, owner, time(*timestamp))
             }
         };
         done.map_err(|e| Failure::from_error(&e))
     }
 
     fn owner(&mut self, open: &Open, action: &FileAction) -> Result<Option<Owner>, Failure> {
-        let Some(wanted) = owner_of(action) else { return Ok(None) };
+        let Some(wanted) = owner_of(action) else {
+            return Ok(None);
+        };
         let mut trees = HashMap::new();
         for user in [&wanted.user, &wanted.group].into_iter().flatten() {
-            if let UserOpt::ByName { input: Some(input), .. } = user {
+            if let UserOpt::ByName {
+                input: Some(input), ..
+            } = user
+            {
                 let tree = if action.input == Some(*input) {
                     open.composer.view().clone()
                 } else {
@@ -256,7 +311,9 @@ impl Work {
             Some(tree) => Ok(tree.clone()),
             None => Ok(Stack::default()),
         };
-        shipway_tree::users::owner(wanted, tree).map(Some).map_err(|e| Failure::from_error(&e))
+        shipway_tree::users::owner(wanted, tree)
+            .map(Some)
+            .map_err(|e| Failure::from_error(&e))
     }
 }
 
@@ -266,7 +323,11 @@ fn time(nanos: i64) -> Option<Time> {
 
 fn new_entry(mode: i32, owner: Option<Owner>, timestamp: i64) -> NewDir {
     let mode = u32::try_from(mode).unwrap_or(0o644);
-    NewDir { mode, owner: owner.unwrap_or_default(), mtime: time(timestamp) }
+    NewDir {
+        mode,
+        owner: owner.unwrap_or_default(),
+        mtime: time(timestamp),
+    }
 }
 
 #[cfg(test)]
@@ -304,10 +365,14 @@ mod tests {
 
     #[test]
     fn the_destination_is_never_seen_by_content() {
-        let op = FileOp { actions: vec![copy(Some(0), 1)] };
+        let op = FileOp {
+            actions: vec![copy(Some(0), 1)],
+        };
         let seen = selectors(&op, 2);
         assert!(seen.contains_key(&1) && !seen.contains_key(&0));
-        let onto_itself = FileOp { actions: vec![copy(Some(0), 0)] };
+        let onto_itself = FileOp {
+            actions: vec![copy(Some(0), 0)],
+        };
         assert!(selectors(&onto_itself, 1).is_empty());
     }
 }

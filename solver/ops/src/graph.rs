@@ -57,11 +57,18 @@ pub fn graph(
 ) -> Result<(Graph<Snapshot>, Option<Edge>), Failure> {
     let mut graph = Graph::default();
     for vertex in &definition.vertices {
-        let operation = operation(vertex, definition, ops).map_err(|failure| at(vertex, definition, failure))?;
-        let inputs = vertex.inputs.iter().map(|i| Edge { vertex: i.vertex, output: i.output });
+        let operation = operation(vertex, definition, ops)
+            .map_err(|failure| at(vertex, definition, failure))?;
+        let inputs = vertex.inputs.iter().map(|i| Edge {
+            vertex: i.vertex,
+            output: i.output,
+        });
         graph.add(operation, inputs.collect());
     }
-    let target = definition.target.map(|t| Edge { vertex: t.vertex, output: t.output });
+    let target = definition.target.map(|t| Edge {
+        vertex: t.vertex,
+        output: t.output,
+    });
     Ok((graph, target))
 }
 
@@ -70,15 +77,18 @@ pub fn graph(
 pub fn at(vertex: &Vertex, definition: &Definition, failure: Failure) -> Failure {
     let failure = failure.with(FailureDetail::Vertex(vertex.digest));
     let locations = definition.source_maps.locations.get(&vertex.digest);
-    locations.into_iter().flatten().fold(failure, |failure, location| {
-        match definition.source_maps.infos.get(location.source) {
-            Some(info) => failure.with(FailureDetail::Source {
-                info: Arc::new(info.clone()),
-                ranges: location.ranges.clone(),
-            }),
-            None => failure,
-        }
-    })
+    locations
+        .into_iter()
+        .flatten()
+        .fold(failure, |failure, location| {
+            match definition.source_maps.infos.get(location.source) {
+                Some(info) => failure.with(FailureDetail::Source {
+                    info: Arc::new(info.clone()),
+                    ranges: location.ranges.clone(),
+                }),
+                None => failure,
+            }
+        })
 }
 
 fn operation(
@@ -96,12 +106,32 @@ fn operation(
     Ok(match &vertex.op {
         Op::Exec(exec) => {
             granted(ops.entitlements, exec.network, exec.security)?;
-            Arc::new(ExecOperation::new(info, Arc::clone(ops), vertex, exec.clone()))
+            Arc::new(ExecOperation::new(
+                info,
+                Arc::clone(ops),
+                vertex,
+                exec.clone(),
+            ))
         }
         Op::Source(source) => self::source(info, vertex, source, ops)?,
-        Op::File(file) => Arc::new(FileOperation::new(info, Arc::clone(ops), file.clone(), inputs)),
-        Op::Merge(merge) => Arc::new(MergeOperation::new(info, Arc::clone(&ops.env), merge.clone(), inputs)),
-        Op::Diff(diff) => Arc::new(DiffOperation::new(info, Arc::clone(&ops.env), diff.clone(), inputs)),
+        Op::File(file) => Arc::new(FileOperation::new(
+            info,
+            Arc::clone(ops),
+            file.clone(),
+            inputs,
+        )),
+        Op::Merge(merge) => Arc::new(MergeOperation::new(
+            info,
+            Arc::clone(&ops.env),
+            merge.clone(),
+            inputs,
+        )),
+        Op::Diff(diff) => Arc::new(DiffOperation::new(
+            info,
+            Arc::clone(&ops.env),
+            diff.clone(),
+            inputs,
+        )),
         Op::Build(_) => {
             let _ = definition;
             return Err(unsupported("nested builds (BuildOp)"));
@@ -111,7 +141,10 @@ fn operation(
 }
 
 fn unsupported(what: &str) -> Failure {
-    Failure::of_kind(FailureKind::Unimplemented, format!("{what} is not supported"))
+    Failure::of_kind(
+        FailureKind::Unimplemented,
+        format!("{what} is not supported"),
+    )
 }
 
 fn source(
@@ -126,20 +159,23 @@ fn source(
             let platform = vertex.platform.as_ref();
             Arc::new(ImageSource::new(info, env, rest, &source.attrs, platform)?)
         }
-        Some(("local", rest)) => {
-            Arc::new(LocalSource::new(info, env, Arc::clone(&ops.mirrors), rest, &source.attrs)?)
-        }
+        Some(("local", rest)) => Arc::new(LocalSource::new(
+            info,
+            env,
+            Arc::clone(&ops.mirrors),
+            rest,
+            &source.attrs,
+        )?),
         _ => return Err(unsupported(&format!("source {:?}", source.identifier))),
     })
 }
 
-fn granted(
-    granted: Entitlements,
-    network: NetMode,
-    security: SecurityMode,
-) -> Result<(), Failure> {
+fn granted(granted: Entitlements, network: NetMode, security: SecurityMode) -> Result<(), Failure> {
     let refused = |what| {
-        Err(Failure::of_kind(FailureKind::PermissionDenied, format!("{what} is not allowed")))
+        Err(Failure::of_kind(
+            FailureKind::PermissionDenied,
+            format!("{what} is not allowed"),
+        ))
     };
     if network == NetMode::Host && !granted.network_host {
         return refused("network.host");

@@ -31,7 +31,10 @@ impl Operation<Snapshot> for MergeOperation {
     }
 
     async fn cache_map(&self, _ctx: &OpContext) -> Result<CacheMap<Snapshot>, Failure> {
-        Ok(CacheMap::new(shipway_cache::key::merge(&self.op), self.inputs))
+        Ok(CacheMap::new(
+            shipway_cache::key::merge(&self.op),
+            self.inputs,
+        ))
     }
 
     async fn execute(
@@ -40,7 +43,9 @@ impl Operation<Snapshot> for MergeOperation {
         inputs: Vec<Snapshot>,
     ) -> Result<Vec<Snapshot>, Failure> {
         let each = self.op.inputs.iter().filter_map(|&input| inputs.get(input));
-        let layers: Vec<_> = each.flat_map(|snapshot| snapshot.layers().iter().cloned()).collect();
+        let layers: Vec<_> = each
+            .flat_map(|snapshot| snapshot.layers().iter().cloned())
+            .collect();
         Ok(vec![Snapshot::new(layers)])
     }
 }
@@ -65,7 +70,10 @@ impl Operation<Snapshot> for DiffOperation {
     }
 
     async fn cache_map(&self, _ctx: &OpContext) -> Result<CacheMap<Snapshot>, Failure> {
-        Ok(CacheMap::new(shipway_cache::key::diff(&self.op), self.inputs))
+        Ok(CacheMap::new(
+            shipway_cache::key::diff(&self.op),
+            self.inputs,
+        ))
     }
 
     async fn execute(
@@ -74,7 +82,10 @@ impl Operation<Snapshot> for DiffOperation {
         inputs: Vec<Snapshot>,
     ) -> Result<Vec<Snapshot>, Failure> {
         let of = |input: Option<usize>| {
-            input.and_then(|i| inputs.get(i)).cloned().unwrap_or_default()
+            input
+                .and_then(|i| inputs.get(i))
+                .cloned()
+                .unwrap_or_default()
         };
         let (lower, upper) = (of(self.op.lower), of(self.op.upper));
         let above = above(&lower, &upper).ok_or_else(|| {

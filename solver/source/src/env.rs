@@ -49,7 +49,10 @@ impl Env {
                 auth.push(session.auth());
             }
         }
-        RegistryAccess { auth, insecure: false }
+        RegistryAccess {
+            auth,
+            insecure: false,
+        }
     }
 
     /// The needs of a vertex that works.
@@ -72,7 +75,11 @@ impl Env {
                 Err(error) => last = error.into(),
             }
         }
-        if clients.is_empty() { Err(last) } else { Ok(clients) }
+        if clients.is_empty() {
+            Err(last)
+        } else {
+            Ok(clients)
+        }
     }
 }
 
@@ -124,8 +131,17 @@ impl SandboxSlot {
     /// A task that is not open yet.
     #[must_use]
     pub fn new(namespace: Namespace, id: String, labels: BTreeMap<String, String>) -> Self {
-        let task = BuildTask { id, labels, cgroup_parent: String::new() };
-        Self { namespace, task, open: tokio::sync::OnceCell::new(), users: Mutex::default() }
+        let task = BuildTask {
+            id,
+            labels,
+            cgroup_parent: String::new(),
+        };
+        Self {
+            namespace,
+            task,
+            open: tokio::sync::OnceCell::new(),
+            users: Mutex::default(),
+        }
     }
 
     /// Opens the task unless it is open, and holds it.

@@ -38,23 +38,33 @@ impl ImageSource {
         platform: Option<&Platform>,
     ) -> Result<Self, Failure> {
         let invalid = |message: String| Failure::of_kind(FailureKind::InvalidArgument, message);
-        let reference =
-            reference.parse().map_err(|e: shipway_model::reference::InvalidReference| {
-                invalid(e.to_string())
-            })?;
+        let reference = reference
+            .parse()
+            .map_err(|e: shipway_model::reference::InvalidReference| invalid(e.to_string()))?;
         let lookup = match attrs.get("image.resolvemode").map(String::as_str) {
             None | Some("" | "default" | "local") => Lookup::LocalFirst,
             Some("pull") => Lookup::Registry,
             Some(other) => return Err(invalid(format!("invalid resolvemode: {other:?}"))),
         };
-        let layer_limit = match attrs.get("image.layerlimit").map(|text| text.parse::<usize>()) {
+        let layer_limit = match attrs
+            .get("image.layerlimit")
+            .map(|text| text.parse::<usize>())
+        {
             None => None,
             Some(Ok(limit)) if limit > 0 => Some(limit),
             Some(_) => return Err(invalid("invalid layer limit".into())),
         };
         let platform = platform.unwrap_or(&env.platform).normalized();
         let resolved = OnceCell::new();
-        Ok(Self { info, env, reference, platform, lookup, layer_limit, resolved })
+        Ok(Self {
+            info,
+            env,
+            reference,
+            platform,
+            lookup,
+            layer_limit,
+            resolved,
+        })
     }
 
     async fn resolved(&self, ctx: &OpContext) -> Result<&ResolvedImage, Failure> {
@@ -67,7 +77,9 @@ impl ImageSource {
                     access: &access,
                 };
                 let resolver = &self.env.resolver;
-                resolver.resolve(&self.reference, &self.platform, self.lookup, &env).await
+                resolver
+                    .resolve(&self.reference, &self.platform, self.lookup, &env)
+                    .await
             })
             .await
     }
@@ -104,7 +116,12 @@ impl Operation<Snapshot> for ImageSource {
 #[must_use]
 pub fn snapshot(env: &Env, image: &ResolvedImage, limit: usize) -> Snapshot {
     let pinned = image.reference.clone().with_digest(image.target.digest);
-    let each = image.manifest.layers.iter().zip(&image.diff_ids).zip(chain_ids(&image.diff_ids));
+    let each = image
+        .manifest
+        .layers
+        .iter()
+        .zip(&image.diff_ids)
+        .zip(chain_ids(&image.diff_ids));
     let layers: Vec<Layer> = each
         .take(limit)
         .map(|((descriptor, diff_id), chain_id)| {
@@ -128,7 +145,9 @@ pub fn saved_layer(
     diff_id: shipway_model::Digest,
     image: &str,
 ) -> Result<Layer, Failure> {
-    let reference = image.parse().map_err(|e| Failure::from_error(&e as &shipway_model::reference::InvalidReference))?;
+    let reference = image
+        .parse()
+        .map_err(|e| Failure::from_error(&e as &shipway_model::reference::InvalidReference))?;
     Ok(Layer::lazy(Arc::new(ImageLayer {
         image: reference,
         descriptor: blob,

@@ -48,7 +48,9 @@ impl LocalSource {
                 Failure::of_kind(FailureKind::InvalidArgument, message)
             })
         };
-        let metadata_only = attrs.get("local.metadatatransfer").is_some_and(|v| v == "true");
+        let metadata_only = attrs
+            .get("local.metadatatransfer")
+            .is_some_and(|v| v == "true");
         if metadata_only {
             return Err(Failure::of_kind(
                 FailureKind::Unimplemented,
@@ -59,14 +61,20 @@ impl LocalSource {
             info,
             env,
             mirrors,
-            session: attrs.get("local.session").filter(|id| !id.is_empty()).cloned(),
+            session: attrs
+                .get("local.session")
+                .filter(|id| !id.is_empty())
+                .cloned(),
             request: SyncRequest {
                 name: name.to_owned(),
                 include: list("local.includepattern")?,
                 exclude: list("local.excludepatterns")?,
                 follow: list("local.followpaths")?,
             },
-            key_hint: attrs.get("local.sharedkeyhint").cloned().unwrap_or_default(),
+            key_hint: attrs
+                .get("local.sharedkeyhint")
+                .cloned()
+                .unwrap_or_default(),
         })
     }
 
@@ -83,8 +91,15 @@ impl LocalSource {
 
     async fn sync(&self, ctx: &OpContext) -> Result<Snapshot, Failure> {
         let session = self.client(ctx).await?;
-        let key = format!("{}:{}:{}", self.request.name, self.key_hint, session.shared_key());
-        let (sink, outcome) = self.mirrors.sink(&self.env.layers, &self.request.name, &key)?;
+        let key = format!(
+            "{}:{}:{}",
+            self.request.name,
+            self.key_hint,
+            session.shared_key()
+        );
+        let (sink, outcome) = self
+            .mirrors
+            .sink(&self.env.layers, &self.request.name, &key)?;
         let report = Arc::new(VertexReport(ctx.progress_handle()));
         let id = format!("transferring {}:", self.request.name);
         let bytes = Arc::new(AtomicU64::new(0));
@@ -104,7 +119,9 @@ impl LocalSource {
         }
         report.part(&id, "transferring", bytes.load(Ordering::Relaxed), 0, true);
         let synced = outcome.lock().take();
-        synced.ok_or_else(|| Failure::new(format!("the transfer of {} did not end", self.request.name)))
+        synced.ok_or_else(|| {
+            Failure::new(format!("the transfer of {} did not end", self.request.name))
+        })
     }
 }
 
@@ -119,7 +136,10 @@ impl Operation<Snapshot> for LocalSource {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = &self.request.name;
         let key = Digest::of(format!("local:{name}:{number}:{}", std::process::id()));
-        Ok(CacheMap { volatile: true, ..CacheMap::new(key, 0) })
+        Ok(CacheMap {
+            volatile: true,
+            ..CacheMap::new(key, 0)
+        })
     }
 
     async fn execute(
@@ -130,4 +150,3 @@ impl Operation<Snapshot> for LocalSource {
         Ok(vec![self.sync(ctx).await?])
     }
 }
-

@@ -65,7 +65,10 @@ impl ImageResolver {
     /// A resolver that keeps manifests in a directory.
     #[must_use]
     pub fn new(registry: Arc<dyn Registry>, dir: PathBuf) -> Self {
-        Self { registry, seen: SmallBlobs::new(dir) }
+        Self {
+            registry,
+            seen: SmallBlobs::new(dir),
+        }
     }
 
     /// Finds an image and reads its manifest and configuration.
@@ -102,9 +105,14 @@ impl ImageResolver {
         }
         // A pinned reference may name an image that is stored under its tag alone.
         if let (Some(digest), Some(_)) = (reference.digest, &reference.tag) {
-            let tagged = ImageRef { digest: None, ..reference.clone() };
+            let tagged = ImageRef {
+                digest: None,
+                ..reference.clone()
+            };
             let image = env.namespace.images.get(&tagged.to_string()).await?;
-            return Ok(image.map(|i| i.target).filter(|target| target.digest == digest));
+            return Ok(image
+                .map(|i| i.target)
+                .filter(|target| target.digest == digest));
         }
         Ok(None)
     }
@@ -124,7 +132,10 @@ impl ImageResolver {
             let not_found = error.is_not_found();
             let failure = Failure::from(error).context(format!("{reference}"));
             if not_found && !failure.message.ends_with("not found") {
-                return Failure { message: format!("{reference}: not found").into(), ..failure };
+                return Failure {
+                    message: format!("{reference}: not found").into(),
+                    ..failure
+                };
             }
             failure
         })
@@ -145,7 +156,10 @@ impl ImageResolver {
             }
             let index: Index = parse(&bytes, &manifest_descriptor)?;
             manifest_descriptor = pick(&index, platform).ok_or_else(|| {
-                Failure::new(format!("no match for platform in manifest {}: not found", target.digest))
+                Failure::new(format!(
+                    "no match for platform in manifest {}: not found",
+                    target.digest
+                ))
             })?;
             bytes = self.read(reference, &manifest_descriptor, env).await?;
         }
@@ -161,7 +175,14 @@ impl ImageResolver {
             )));
         }
         let reference = reference.clone();
-        Ok(ResolvedImage { reference, target, manifest, manifest_descriptor, config, diff_ids })
+        Ok(ResolvedImage {
+            reference,
+            target,
+            manifest,
+            manifest_descriptor,
+            config,
+            diff_ids,
+        })
     }
 
     /// A manifest or configuration: from what was seen, the content store, or the registry.
@@ -190,7 +211,14 @@ impl ImageResolver {
     ) -> Result<Bytes, Failure> {
         let stream = self.registry.fetch(reference, blob, env.access).await?;
         let bytes = collect(stream, blob).await?;
-        store(&*env.namespace.blobs, env.lease, blob, &bytes, BTreeMap::new()).await?;
+        store(
+            &*env.namespace.blobs,
+            env.lease,
+            blob,
+            &bytes,
+            BTreeMap::new(),
+        )
+        .await?;
         Ok(bytes)
     }
 
@@ -235,7 +263,10 @@ async fn collect(
     blob: &Descriptor,
 ) -> Result<Bytes, BackendError> {
     let corrupt = |what: &str| {
-        BackendError::new(ErrorKind::Corrupt, format!("reading blob {}: {what}", blob.digest))
+        BackendError::new(
+            ErrorKind::Corrupt,
+            format!("reading blob {}: {what}", blob.digest),
+        )
     };
     if blob.size > METADATA_LIMIT {
         return Err(corrupt("it is too large for a manifest or configuration"));
@@ -265,7 +296,9 @@ fn media_type(bytes: &[u8]) -> String {
     struct Head {
         media_type: String,
     }
-    serde_json::from_slice::<Head>(bytes).unwrap_or_default().media_type
+    serde_json::from_slice::<Head>(bytes)
+        .unwrap_or_default()
+        .media_type
 }
 
 fn is_index(descriptor: &Descriptor, bytes: &[u8]) -> bool {
@@ -293,7 +326,13 @@ fn pick(index: &Index, platform: &Platform) -> Option<Descriptor> {
         Some(p) => (1, p.normalized().variant),
     };
     // `max_by_key` gives the last of equals; the first is wanted.
-    index.manifests.iter().filter(fits).rev().max_by_key(rank).cloned()
+    index
+        .manifests
+        .iter()
+        .filter(fits)
+        .rev()
+        .max_by_key(rank)
+        .cloned()
 }
 
 /// True where an image for `image` is what a build for `wanted` takes: an older variant is fine, another machine is not.
@@ -320,8 +359,12 @@ mod tests {
             entry("linux/amd64", "b"),
             entry("unknown/unknown", "attestation"),
         ];
-        let index =
-            Index { schema_version: 2, media_type: String::new(), manifests, annotations: BTreeMap::new() };
+        let index = Index {
+            schema_version: 2,
+            media_type: String::new(),
+            manifests,
+            annotations: BTreeMap::new(),
+        };
         let picked = |platform: &str| pick(&index, &platform.parse().unwrap()).map(|d| d.digest);
         assert_eq!(picked("linux/amd64"), Some(Digest::of("b")));
         assert_eq!(picked("linux/arm64"), Some(Digest::of("a")));

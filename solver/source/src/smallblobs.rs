@@ -20,7 +20,11 @@ impl SmallBlobs {
 
     pub(crate) fn put(&self, digest: &Digest, bytes: &[u8]) {
         let file = self.0.join(digest.hex());
-        let fresh = self.0.join(format!("{}.{:?}", digest.hex(), std::thread::current().id()));
+        let fresh = self.0.join(format!(
+            "{}.{:?}",
+            digest.hex(),
+            std::thread::current().id()
+        ));
         let written = std::fs::write(&fresh, bytes).and_then(|()| std::fs::rename(&fresh, &file));
         if let Err(error) = written {
             tracing::warn!(%digest, %error, "keeping a manifest");

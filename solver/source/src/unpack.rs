@@ -47,7 +47,8 @@ impl Provider for ImageLayer {
         let id = self.extract(layers, need).await?;
         unpacked_file(layers, &self.diff_id).and_then(|file| {
             std::fs::write(&file, id.to_string()).map_err(|e| {
-                Failure::from_error(&e).context(format!("recording an unpacked layer in {}", file.display()))
+                Failure::from_error(&e)
+                    .context(format!("recording an unpacked layer in {}", file.display()))
             })
         })?;
         Ok(id)
@@ -56,9 +57,10 @@ impl Provider for ImageLayer {
     async fn fetch(&self, need: &Need) -> Result<ByteStream, Failure> {
         match need.namespace.blobs.open(&self.descriptor.digest, 0).await {
             Ok(stream) => Ok(stream),
-            Err(error) if error.is_not_found() => {
-                Ok(self.registry.fetch(&self.image, &self.descriptor, &need.access).await?)
-            }
+            Err(error) if error.is_not_found() => Ok(self
+                .registry
+                .fetch(&self.image, &self.descriptor, &need.access)
+                .await?),
             Err(error) => Err(error.into()),
         }
     }
@@ -80,13 +82,18 @@ impl ImageLayer {
 
     async fn extract(&self, layers: &Layers, need: &Need) -> Result<LayerId, Failure> {
         let id = self.descriptor.digest.to_string();
-        need.report.part(&id, "extracting", 0, self.descriptor.size, false);
+        need.report
+            .part(&id, "extracting", 0, self.descriptor.size, false);
         let building = layers.begin()?;
         let (reader, feed) = StreamReader::new(self.fetch(need).await?);
         let (descriptor, diff_id) = (self.descriptor.clone(), self.diff_id);
         let work = tokio::task::spawn_blocking(move || {
             extract_blob(reader, building.fs().to_owned(), &descriptor, &diff_id)?;
-            let blob = BlobRecord { options: None, descriptor, diff_id };
+            let blob = BlobRecord {
+                options: None,
+                descriptor,
+                diff_id,
+            };
             let meta = LayerMeta {
                 diff_id: Some(diff_id),
                 blobs: vec![blob],
@@ -97,7 +104,13 @@ impl ImageLayer {
         });
         let (layer, ()) = tokio::join!(work, feed);
         let layer = layer.map_err(|e| Failure::from_error(&e))??;
-        need.report.part(&id, "extracting", self.descriptor.size, self.descriptor.size, true);
+        need.report.part(
+            &id,
+            "extracting",
+            self.descriptor.size,
+            self.descriptor.size,
+            true,
+        );
         Ok(layer.id().expect("a finished layer is a directory"))
     }
 }
@@ -108,11 +121,16 @@ fn extract_blob(
     descriptor: &Descriptor,
     diff_id: &Digest,
 ) -> Result<(), Failure> {
-    let expected = Expected { digest: Some(descriptor.digest), diff_id: Some(*diff_id) };
+    let expected = Expected {
+        digest: Some(descriptor.digest),
+        diff_id: Some(*diff_id),
+    };
     let lower = Stack::default();
     Composer::open(fs, &lower)
         .and_then(|mut to| extract_layer(reader, &mut to, expected, Limits::default()))
-        .map_err(|e| Failure::from_error(&e).context(format!("extracting layer {}", descriptor.digest)))?;
+        .map_err(|e| {
+            Failure::from_error(&e).context(format!("extracting layer {}", descriptor.digest))
+        })?;
     Ok(())
 }
 

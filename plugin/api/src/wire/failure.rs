@@ -17,7 +17,11 @@ const PREFIX: &str = "github.com/moby/buildkit/";
 #[must_use]
 pub fn to_status(failure: &Failure) -> Status {
     let wire = to_wire(failure);
-    Status::with_details(code(failure.kind), wire.message.clone(), wire.encode_to_vec().into())
+    Status::with_details(
+        code(failure.kind),
+        wire.message.clone(),
+        wire.encode_to_vec().into(),
+    )
 }
 
 /// The same as a message, for records.
@@ -45,7 +49,11 @@ pub fn from_wire(status: rpc::Status) -> Failure {
         type_url: any.type_url,
         value: any.value.to_vec(),
     });
-    Failure { message: status.message.into(), kind, details: details.collect() }
+    Failure {
+        message: status.message.into(),
+        kind,
+        details: details.collect(),
+    }
 }
 
 fn code(kind: FailureKind) -> Code {
@@ -62,14 +70,22 @@ fn code(kind: FailureKind) -> Code {
 fn detail(detail: &FailureDetail) -> prost_types::Any {
     let (kind, value) = match detail {
         FailureDetail::Opaque { type_url, value } => {
-            return prost_types::Any { type_url: type_url.clone(), value: value.clone() };
+            return prost_types::Any {
+                type_url: type_url.clone(),
+                value: value.clone(),
+            };
         }
         FailureDetail::Vertex(digest) => ("errdefs.Vertex", json!({"digest": digest})),
         FailureDetail::Source { info, ranges } => ("errdefs.Source", source(info, ranges)),
         FailureDetail::Exit(code) => ("gatewayapi.ExitMessage", json!({"Code": code})),
-        FailureDetail::Solve { input_ids, mount_ids, .. } => {
-            ("errdefs.Solve", json!({"inputIDs": input_ids, "mountIDs": mount_ids}))
-        }
+        FailureDetail::Solve {
+            input_ids,
+            mount_ids,
+            ..
+        } => (
+            "errdefs.Solve",
+            json!({"inputIDs": input_ids, "mountIDs": mount_ids}),
+        ),
         FailureDetail::Frontend(name) => ("errdefs.Frontend", json!({"name": name})),
         FailureDetail::UnsupportedSubrequest(name) => ("errdefs.Subrequest", json!({"name": name})),
         FailureDetail::UnsupportedFrontendCap(name) => {
@@ -103,7 +119,11 @@ fn source(info: &SourceInfo, ranges: &[SourceRange]) -> Value {
 }
 
 fn position(line: i32, character: i32) -> Value {
-    if character == 0 { json!({"line": line}) } else { json!({"line": line, "character": character}) }
+    if character == 0 {
+        json!({"line": line})
+    } else {
+        json!({"line": line, "character": character})
+    }
 }
 
 #[cfg(test)]
@@ -114,12 +134,21 @@ mod tests {
 
     #[test]
     fn details_are_json_under_scheme_less_urls() {
-        let info = SourceInfo { filename: "Dockerfile".into(), data: b"FROM x".into(), ..Default::default() };
-        let failure = Failure::new("boom")
-            .with(FailureDetail::Source { info: Arc::new(info), ranges: vec![SourceRange::lines(1, 1)] });
+        let info = SourceInfo {
+            filename: "Dockerfile".into(),
+            data: b"FROM x".into(),
+            ..Default::default()
+        };
+        let failure = Failure::new("boom").with(FailureDetail::Source {
+            info: Arc::new(info),
+            ranges: vec![SourceRange::lines(1, 1)],
+        });
         let wire = to_wire(&failure);
         assert_eq!(wire.code, 2);
-        assert_eq!(wire.details[0].type_url, "github.com/moby/buildkit/errdefs.Source+json");
+        assert_eq!(
+            wire.details[0].type_url,
+            "github.com/moby/buildkit/errdefs.Source+json"
+        );
         let json: Value = serde_json::from_slice(&wire.details[0].value).unwrap();
         assert_eq!(json["ranges"][0]["start"]["line"], 1);
         assert_eq!(json["info"]["data"], "RlJPTSB4");

@@ -39,7 +39,10 @@ pub fn messages(events: Vec<Event>) -> Vec<control::StatusResponse> {
 /// A point in time on the wire.
 #[must_use]
 pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
+    prost_types::Timestamp {
+        seconds: at.as_second(),
+        nanos: at.subsec_nanosecond(),
+    }
 }
 
 fn vertex(state: VertexState) -> control::Vertex {
@@ -56,7 +59,11 @@ fn vertex(state: VertexState) -> control::Vertex {
 }
 
 fn group(group: ProgressGroup) -> pb::ProgressGroup {
-    pb::ProgressGroup { id: group.id, name: group.name, weak: group.weak }
+    pb::ProgressGroup {
+        id: group.id,
+        name: group.name,
+        weak: group.weak,
+    }
 }
 
 fn status(state: Status) -> control::VertexStatus {

@@ -13,8 +13,12 @@ pub fn to_wire(result: &FrontendResult) -> gateway::Result {
     let kind = match &result.refs {
         Refs::Single(single) => Kind::Ref(reference(single.as_ref())),
         Refs::Map(map) => {
-            let refs = map.iter().map(|(key, of)| (key.clone(), reference(of.as_ref())));
-            Kind::Refs(gateway::RefMap { refs: refs.collect() })
+            let refs = map
+                .iter()
+                .map(|(key, of)| (key.clone(), reference(of.as_ref())));
+            Kind::Refs(gateway::RefMap {
+                refs: refs.collect(),
+            })
         }
     };
     gateway::Result {
@@ -42,7 +46,13 @@ pub fn from_wire(wire: gateway::Result, build: &Build) -> Result<FrontendResult,
             "attestations of a frontend are not supported",
         ));
     }
-    let find = |id: &str| if id.is_empty() { Ok(None) } else { build.find_ref(id).map(Some) };
+    let find = |id: &str| {
+        if id.is_empty() {
+            Ok(None)
+        } else {
+            build.find_ref(id).map(Some)
+        }
+    };
     let refs = match wire.result {
         None => Refs::Single(None),
         Some(Kind::RefDeprecated(id)) => Refs::Single(find(&id)?),
@@ -52,11 +62,17 @@ pub fn from_wire(wire: gateway::Result, build: &Build) -> Result<FrontendResult,
             Refs::Map(each.collect::<Result<_, Failure>>()?)
         }
         Some(Kind::Refs(map)) => {
-            let each = map.refs.into_iter().map(|(key, of)| Ok((key, find(&of.id)?)));
+            let each = map
+                .refs
+                .into_iter()
+                .map(|(key, of)| Ok((key, find(&of.id)?)));
             Refs::Map(each.collect::<Result<_, Failure>>()?)
         }
     };
-    Ok(FrontendResult { refs, metadata: wire.metadata })
+    Ok(FrontendResult {
+        refs,
+        metadata: wire.metadata,
+    })
 }
 
 /// What is known of a path, for the wire.
@@ -72,6 +88,10 @@ pub fn stat(stat: FileStat) -> fsutil::Stat {
         linkname: stat.link_name,
         devmajor: stat.dev_major,
         devminor: stat.dev_minor,
-        xattrs: stat.xattrs.into_iter().map(|(key, value)| (key, value.into())).collect(),
+        xattrs: stat
+            .xattrs
+            .into_iter()
+            .map(|(key, value)| (key, value.into()))
+            .collect(),
     }
 }

@@ -19,11 +19,16 @@ pub fn request(wire: control::SolveRequest, namespace: Namespace) -> Result<Requ
     let exporters = exporters(&wire);
     let inputs = inputs(&wire.frontend_inputs)?;
     let plan = match (&wire.definition, wire.frontend.as_str()) {
-        (Some(definition), "") if !definition.def.is_empty() => Plan::Definition(decode(definition)?),
+        (Some(definition), "") if !definition.def.is_empty() => {
+            Plan::Definition(decode(definition)?)
+        }
         (_, "") => Plan::Gateway,
         (_, name) => Plan::Frontend {
             name: name.to_owned(),
-            request: FrontendRequest { options: wire.frontend_attrs.clone(), inputs },
+            request: FrontendRequest {
+                options: wire.frontend_attrs.clone(),
+                inputs,
+            },
         },
     };
     Ok(Request {
@@ -42,7 +47,9 @@ pub fn request(wire: control::SolveRequest, namespace: Namespace) -> Result<Requ
 pub fn inputs(
     wire: &BTreeMap<String, pb::Definition>,
 ) -> Result<BTreeMap<String, Definition>, Failure> {
-    wire.iter().map(|(name, definition)| Ok((name.clone(), decode(definition)?))).collect()
+    wire.iter()
+        .map(|(name, definition)| Ok((name.clone(), decode(definition)?)))
+        .collect()
 }
 
 /// A graph from its bytes.
@@ -56,9 +63,16 @@ fn invalid(message: impl Into<String>) -> Failure {
 
 fn refuse(wire: &control::SolveRequest) -> Result<(), Failure> {
     let unsupported = |what: String| {
-        Err(Failure::of_kind(FailureKind::Unimplemented, format!("{what} is not supported")))
+        Err(Failure::of_kind(
+            FailureKind::Unimplemented,
+            format!("{what} is not supported"),
+        ))
     };
-    if wire.source_policy.as_ref().is_some_and(|policy| !policy.rules.is_empty()) {
+    if wire
+        .source_policy
+        .as_ref()
+        .is_some_and(|policy| !policy.rules.is_empty())
+    {
         return unsupported("a source policy".into());
     }
     if !wire.source_policy_session.is_empty() {
@@ -86,11 +100,15 @@ fn exporters(wire: &control::SolveRequest) -> Vec<ExportRequest> {
             index: 0,
         }];
     }
-    let each = wire.exporters.iter().enumerate().map(|(index, exporter)| ExportRequest {
-        kind: exporter.r#type.clone(),
-        attrs: exporter.attrs.clone(),
-        index,
-    });
+    let each = wire
+        .exporters
+        .iter()
+        .enumerate()
+        .map(|(index, exporter)| ExportRequest {
+            kind: exporter.r#type.clone(),
+            attrs: exporter.attrs.clone(),
+            index,
+        });
     each.collect()
 }
 
@@ -100,22 +118,40 @@ mod tests {
 
     #[test]
     fn the_deprecated_exporter_counts_only_alone() {
-        let exporter = |kind: &str| control::Exporter { r#type: kind.into(), attrs: BTreeMap::new() };
+        let exporter = |kind: &str| control::Exporter {
+            r#type: kind.into(),
+            attrs: BTreeMap::new(),
+        };
         let both = control::SolveRequest {
             exporter_deprecated: "image".into(),
             exporters: vec![exporter("image"), exporter("local")],
             ..Default::default()
         };
         assert_eq!(exporters(&both).len(), 2);
-        let alone = control::SolveRequest { exporter_deprecated: "image".into(), ..Default::default() };
+        let alone = control::SolveRequest {
+            exporter_deprecated: "image".into(),
+            ..Default::default()
+        };
         assert_eq!(exporters(&alone).len(), 1);
     }
 
     #[test]
     fn what_is_not_supported_is_named() {
-        let entry = control::CacheOptionsEntry { r#type: "s3".into(), attrs: BTreeMap::new() };
-        let cache = control::CacheOptions { exports: vec![entry], ..Default::default() };
-        let wire = control::SolveRequest { cache: Some(cache), ..Default::default() };
-        assert_eq!(&*refuse(&wire).unwrap_err().message, "cache export of type \"s3\" is not supported");
+        let entry = control::CacheOptionsEntry {
+            r#type: "s3".into(),
+            attrs: BTreeMap::new(),
+        };
+        let cache = control::CacheOptions {
+            exports: vec![entry],
+            ..Default::default()
+        };
+        let wire = control::SolveRequest {
+            cache: Some(cache),
+            ..Default::default()
+        };
+        assert_eq!(
+            &*refuse(&wire).unwrap_err().message,
+            "cache export of type \"s3\" is not supported"
+        );
     }
 }

@@ -18,9 +18,7 @@ use shipway_model::failure::FailureKind;
 use shipway_model::progress::Warning;
 use shipway_model::{Definition, Failure, FailureDetail, Platform};
 
-use crate::result::{
-    BASE_CONFIG_KEY, CONFIG_KEY, PLATFORMS_KEY, PlatformEntry, Platforms, Refs,
-};
+use crate::result::{BASE_CONFIG_KEY, CONFIG_KEY, PLATFORMS_KEY, PlatformEntry, Platforms, Refs};
 use crate::{Bridge, Frontend, FrontendRequest, FrontendResult, Ref, SolveOptions};
 use resolver::BridgeResolver;
 
@@ -45,7 +43,10 @@ impl Frontend for Dockerfile {
         let options = BuildOptions::parse(&request.options, bridge.session(), &Platform::host());
         let options = options.map_err(|e| failure(&e, None))?;
         let files = Files::fetch(&*bridge, &options).await?;
-        let resolver = BridgeResolver { bridge: &*bridge, inputs: &request.inputs };
+        let resolver = BridgeResolver {
+            bridge: &*bridge,
+            inputs: &request.inputs,
+        };
         let lowering = Request {
             source: files.dockerfile.clone(),
             options: &options,
@@ -71,7 +72,10 @@ impl Files {
     async fn fetch(bridge: &dyn Bridge, options: &BuildOptions) -> Result<Self, Failure> {
         let graph = |e: shipway_llb::build::BuildError| Failure::from_error(&e);
         let context_name = match options.raw.get(CONTEXT) {
-            None => options.raw.get("contextkey").map_or(CONTEXT, String::as_str),
+            None => options
+                .raw
+                .get("contextkey")
+                .map_or(CONTEXT, String::as_str),
             Some(remote) => {
                 let message = format!("build context {remote:?} is not supported");
                 return Err(Failure::of_kind(FailureKind::Unimplemented, message));
@@ -79,7 +83,8 @@ impl Files {
         };
         let source = entry::dockerfile_source(options).map_err(graph)?;
         let ignore_source = entry::ignore_source(options, context_name).map_err(graph)?;
-        let solve = |definition: &Definition| bridge.solve(definition.clone(), SolveOptions::default());
+        let solve =
+            |definition: &Definition| bridge.solve(definition.clone(), SolveOptions::default());
         let (files, ignores) = tokio::try_join!(solve(&source), solve(&ignore_source))?;
         let dockerfile = async {
             let files = files.ok_or_else(|| Failure::new("no directory holds the Dockerfile"))?;
@@ -96,7 +101,10 @@ impl Files {
         let ((dockerfile, own), shared) = tokio::try_join!(dockerfile, shared)?;
         let ignore = own.or(shared).unwrap_or_default();
         let ignore = shipway_patterns::parse_ignore_file(&String::from_utf8_lossy(&ignore));
-        let context = MainContext::Local { name: context_name.to_owned(), ignore };
+        let context = MainContext::Local {
+            name: context_name.to_owned(),
+            ignore,
+        };
         let definition = None;
         let dockerfile = SourceInfo {
             filename: entry::dockerfile_name(options).to_owned(),
@@ -104,11 +112,17 @@ impl Files {
             language: "Dockerfile".to_owned(),
             definition,
         };
-        Ok(Self { dockerfile, context, source })
+        Ok(Self {
+            dockerfile,
+            context,
+            source,
+        })
     }
 
     fn warn(&self, bridge: &dyn Bridge, findings: &[Finding]) {
-        let Some(target) = self.source.target else { return };
+        let Some(target) = self.source.target else {
+            return;
+        };
         let vertex = self.source.vertices[target.vertex].digest;
         let info = Arc::new(self.dockerfile.clone());
         for finding in findings {
@@ -135,7 +149,10 @@ fn failure(error: &Error, info: Option<&Arc<SourceInfo>>) -> Failure {
     failure.message = error.to_string().into();
     let Some(info) = info else { return failure };
     error.locations.iter().fold(failure, |failure, lines| {
-        failure.with(FailureDetail::Source { info: Arc::clone(info), ranges: lines.ranges() })
+        failure.with(FailureDetail::Source {
+            info: Arc::clone(info),
+            ranges: lines.ranges(),
+        })
     })
 }
 
@@ -172,9 +189,18 @@ async fn solve_all(
     let mut refs = Vec::new();
     let multi = options.multi_platform || lowered.len() > 1;
     for each in lowered {
-        let platform = each.platform.clone().unwrap_or_else(|| each.config_platform.clone());
+        let platform = each
+            .platform
+            .clone()
+            .unwrap_or_else(|| each.config_platform.clone());
         let id = platform.to_string();
-        let key = |name: &str| if multi { format!("{name}/{id}") } else { name.to_owned() };
+        let key = |name: &str| {
+            if multi {
+                format!("{name}/{id}")
+            } else {
+                name.to_owned()
+            }
+        };
         metadata.insert(key(CONFIG_KEY), Bytes::from(each.config));
         if let Some(base) = each.base_config {
             metadata.insert(key(BASE_CONFIG_KEY), Bytes::from(base));
@@ -182,7 +208,9 @@ async fn solve_all(
         if let Some(epoch) = each.epoch {
             metadata.insert(key("source.date.epoch"), Bytes::from(epoch.to_string()));
         }
-        let solved = bridge.solve(each.definition, SolveOptions::default()).await?;
+        let solved = bridge
+            .solve(each.definition, SolveOptions::default())
+            .await?;
         refs.push((id.clone(), solved));
         platforms.platforms.push(PlatformEntry { id, platform });
     }

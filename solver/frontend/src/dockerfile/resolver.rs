@@ -44,8 +44,13 @@ impl MetaResolver for BridgeResolver<'_> {
         definition: &Definition,
         path: &str,
     ) -> Result<Option<Vec<u8>>, Failure> {
-        let solved = self.bridge.solve(definition.clone(), SolveOptions::default()).await?;
-        let Some(solved) = solved else { return Ok(None) };
+        let solved = self
+            .bridge
+            .solve(definition.clone(), SolveOptions::default())
+            .await?;
+        let Some(solved) = solved else {
+            return Ok(None);
+        };
         match self.bridge.read_file(&solved, path, None).await {
             Ok(bytes) => Ok(Some(bytes.to_vec())),
             Err(failure) if failure.kind == FailureKind::NotFound => Ok(None),

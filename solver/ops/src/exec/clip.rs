@@ -17,7 +17,10 @@ pub struct LogLimits {
 
 impl Default for LogLimits {
     fn default() -> Self {
-        Self { total: Some(2 << 20), per_second: Some(200 << 10) }
+        Self {
+            total: Some(2 << 20),
+            per_second: Some(200 << 10),
+        }
     }
 }
 
@@ -36,13 +39,21 @@ pub(super) struct Clip {
 
 impl Clip {
     pub(super) fn new(limits: LogLimits) -> Self {
-        Self { limits, ..Self::default() }
+        Self {
+            limits,
+            ..Self::default()
+        }
     }
 
     /// What to show of a piece that came `since` the step's start.
     pub(super) fn take(&mut self, piece: Bytes, since: Duration) -> Vec<Bytes> {
-        let seconds = usize::try_from(since.as_secs()).unwrap_or(usize::MAX).saturating_add(1);
-        let by_speed = self.limits.per_second.map(|limit| limit.saturating_mul(seconds));
+        let seconds = usize::try_from(since.as_secs())
+            .unwrap_or(usize::MAX)
+            .saturating_add(1);
+        let by_speed = self
+            .limits
+            .per_second
+            .map(|limit| limit.saturating_mul(seconds));
         let after = self.shown + piece.len();
         let fits = |limit: Option<usize>| limit.is_none_or(|limit| after <= limit);
         if fits(self.limits.total) && fits(by_speed) {
@@ -50,7 +61,11 @@ impl Clip {
             self.clipped = false;
             return vec![piece];
         }
-        let reason = if fits(self.limits.total) { self.speed() } else { self.total() };
+        let reason = if fits(self.limits.total) {
+            self.speed()
+        } else {
+            self.total()
+        };
         self.keep(piece);
         if std::mem::replace(&mut self.clipped, true) {
             return Vec::new();
@@ -68,7 +83,9 @@ impl Clip {
         self.tail_bytes += piece.len();
         self.tail.push_back(piece);
         while self.tail_bytes > TAIL {
-            let Some(oldest) = self.tail.pop_front() else { break };
+            let Some(oldest) = self.tail.pop_front() else {
+                break;
+            };
             self.tail_bytes -= oldest.len();
         }
     }
@@ -98,13 +115,19 @@ mod tests {
         let note = clip.take(piece(100 << 10), now);
         assert_eq!(note, ["\n[output clipped, log limit 200KiB/s reached]\n"]);
         assert!(clip.take(piece(100 << 10), now).is_empty());
-        assert_eq!(clip.take(piece(1 << 10), Duration::from_secs(2)), [piece(1 << 10)]);
+        assert_eq!(
+            clip.take(piece(1 << 10), Duration::from_secs(2)),
+            [piece(1 << 10)]
+        );
         assert_eq!(clip.withheld().len(), 2);
     }
 
     #[test]
     fn the_kept_tail_is_bounded() {
-        let limits = LogLimits { total: Some(0), per_second: None };
+        let limits = LogLimits {
+            total: Some(0),
+            per_second: None,
+        };
         let mut clip = Clip::new(limits);
         for _ in 0..100 {
             clip.take(piece(64 << 10), Duration::ZERO);

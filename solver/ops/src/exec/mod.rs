@@ -43,9 +43,20 @@ struct MountDep {
 
 impl ExecOperation {
     pub(crate) fn new(info: VertexInfo, ops: Arc<OpsEnv>, vertex: &Vertex, op: ExecOp) -> Self {
-        let platform = vertex.platform.as_ref().unwrap_or(&ops.env.platform).normalized();
+        let platform = vertex
+            .platform
+            .as_ref()
+            .unwrap_or(&ops.env.platform)
+            .normalized();
         let resources = vertex.meta.linux_resources.clone();
-        Self { info, ops, op, inputs: vertex.inputs.len(), platform, resources }
+        Self {
+            info,
+            ops,
+            op,
+            inputs: vertex.inputs.len(),
+            platform,
+            resources,
+        }
     }
 }
 
@@ -59,7 +70,10 @@ fn mount_deps(op: &ExecOp, inputs: usize) -> Result<Vec<MountDep>, Failure> {
         }
         let Some(input) = mount.input else { continue };
         let dep = deps.get_mut(input).ok_or_else(|| {
-            Failure::new(format!("mount {} names input {input} of {inputs}", mount.dest))
+            Failure::new(format!(
+                "mount {} names input {input} of {inputs}",
+                mount.dest
+            ))
         })?;
         let selector = clean(&mount.selector);
         let whole = selector == "/";
@@ -157,9 +171,15 @@ mod tests {
             ("/m", "/o", Some(1), true, true),
             ("/m", "", Some(1), false, true),
         ] {
-            let op = ExecOp { mounts: vec![mount(dest, selector, output, readonly)], ..ExecOp::default() };
+            let op = ExecOp {
+                mounts: vec![mount(dest, selector, output, readonly)],
+                ..ExecOp::default()
+            };
             let deps = mount_deps(&op, 1).unwrap();
-            assert_eq!(deps[0].by_content, by_content, "{dest} {selector} {output:?} {readonly}");
+            assert_eq!(
+                deps[0].by_content, by_content,
+                "{dest} {selector} {output:?} {readonly}"
+            );
         }
     }
 

@@ -6,13 +6,17 @@ use std::fmt::Write as _;
 use shipway_model::op::HostIp;
 
 /// Name servers that stand in where the host has only loopback ones and the step has no host network.
-const PUBLIC_DNS: [&str; 4] = ["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"];
+const PUBLIC_DNS: [&str; 4] = [
+    "8.8.8.8",
+    "8.8.4.4",
+    "2001:4860:4860::8888",
+    "2001:4860:4860::8844",
+];
 
 /// The hosts file of a step.
 pub(super) fn hosts(hostname: &str, extra: &[HostIp]) -> String {
-    let mut text = format!(
-        "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    );
+    let mut text =
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for HostIp { host, ip } in extra {
         writeln!(text, "{ip}\t{host}").expect("writing to a string cannot fail");
     }
@@ -53,11 +57,20 @@ pub struct DnsConfig {
 impl DnsConfig {
     fn text(&self, host: &str) -> String {
         let from_host = |keyword: &str| -> Vec<String> {
-            let lines = host.lines().filter_map(|line| line.trim().strip_prefix(keyword));
-            lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
+            let lines = host
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix(keyword));
+            lines
+                .flat_map(str::split_whitespace)
+                .map(str::to_owned)
+                .collect()
         };
         let or_host = |own: &Vec<String>, keyword: &str| {
-            if own.is_empty() { from_host(keyword) } else { own.clone() }
+            if own.is_empty() {
+                from_host(keyword)
+            } else {
+                own.clone()
+            }
         };
         let mut text = String::new();
         let search = or_host(&self.search_domains, "search ");
@@ -77,7 +90,9 @@ impl DnsConfig {
 
 fn server(line: &str) -> Option<&str> {
     let mut words = line.split_whitespace();
-    (words.next() == Some("nameserver")).then(|| words.next()).flatten()
+    (words.next() == Some("nameserver"))
+        .then(|| words.next())
+        .flatten()
 }
 
 fn is_loopback_server(line: &str) -> bool {
@@ -92,21 +107,33 @@ mod tests {
     fn loopback_servers_are_dropped_without_the_host_s_network() {
         let host = "search x\nnameserver 127.0.0.53\nnameserver 10.0.0.1\n";
         let dns = DnsConfig::default();
-        assert_eq!(resolv_conf(host, false, &dns), "search x\nnameserver 10.0.0.1\n");
+        assert_eq!(
+            resolv_conf(host, false, &dns),
+            "search x\nnameserver 10.0.0.1\n"
+        );
         assert_eq!(resolv_conf(host, true, &dns), host);
         assert!(resolv_conf("nameserver 127.0.0.1\n", false, &dns).contains("8.8.8.8"));
     }
 
     #[test]
     fn configured_servers_replace_the_host_s() {
-        let dns = DnsConfig { nameservers: vec!["1.2.3.4".into()], ..DnsConfig::default() };
+        let dns = DnsConfig {
+            nameservers: vec!["1.2.3.4".into()],
+            ..DnsConfig::default()
+        };
         let host = "nameserver 10.0.0.1\noptions ndots:2\n";
-        assert_eq!(resolv_conf(host, true, &dns), "nameserver 1.2.3.4\noptions ndots:2\n");
+        assert_eq!(
+            resolv_conf(host, true, &dns),
+            "nameserver 1.2.3.4\noptions ndots:2\n"
+        );
     }
 
     #[test]
     fn extra_hosts_follow_the_loopback_lines() {
-        let extra = [HostIp { host: "db".into(), ip: "10.1.1.1".into() }];
+        let extra = [HostIp {
+            host: "db".into(),
+            ip: "10.1.1.1".into(),
+        }];
         let text = hosts("box", &extra);
         assert!(text.starts_with("127.0.0.1\tlocalhost box\n::1\t"));
         assert!(text.ends_with("10.1.1.1\tdb\n"));

@@ -80,7 +80,11 @@ pub(super) fn clear_cache_mounts(op: &ExecOp, mounts: &CacheMounts) -> Result<()
 }
 
 fn lower(snapshot: &Snapshot) -> Vec<PathBuf> {
-    let paths = snapshot.layers().iter().rev().filter_map(|layer| layer.path());
+    let paths = snapshot
+        .layers()
+        .iter()
+        .rev()
+        .filter_map(|layer| layer.path());
     paths.map(PathBuf::from).collect()
 }
 
@@ -113,12 +117,18 @@ impl Planner<'_> {
         if !has_root {
             return Err(Failure::new("no root mount"));
         }
-        self.plan.mounts.sort_by(|a, b| a.destination.cmp(&b.destination));
+        self.plan
+            .mounts
+            .sort_by(|a, b| a.destination.cmp(&b.destination));
         Ok(self.plan)
     }
 
     fn input(&self, mount: &Mount) -> Snapshot {
-        mount.input.and_then(|i| self.plan.inputs.get(i)).cloned().unwrap_or_default()
+        mount
+            .input
+            .and_then(|i| self.plan.inputs.get(i))
+            .cloned()
+            .unwrap_or_default()
     }
 
     async fn mount(&mut self, mount: &Mount) -> Result<(), Failure> {
@@ -145,8 +155,12 @@ impl Planner<'_> {
             attributes.push(MountAttribute::ReadOnly);
         }
         let destination = clean(&mount.dest);
-        self.plan.mounts.retain(|other| other.destination.as_os_str() != destination.as_str());
-        self.plan.mounts.push(StepMount::new(destination, source).with(attributes));
+        self.plan
+            .mounts
+            .retain(|other| other.destination.as_os_str() != destination.as_str());
+        self.plan
+            .mounts
+            .push(StepMount::new(destination, source).with(attributes));
     }
 
     fn bind(&mut self, mount: &Mount) -> Result<(), Failure> {
@@ -159,7 +173,14 @@ impl Planner<'_> {
         }
         let selector = clean(&mount.selector);
         let subpath = (selector != "/").then(|| PathBuf::from(selector));
-        self.add(mount, MountSource::Layers { layers: stack, subpath }, Vec::new());
+        self.add(
+            mount,
+            MountSource::Layers {
+                layers: stack,
+                subpath,
+            },
+            Vec::new(),
+        );
         Ok(())
     }
 
@@ -167,7 +188,9 @@ impl Planner<'_> {
     fn stack(&mut self, mount: &Mount, input: &Snapshot) -> Result<LayerStack, Failure> {
         if mount.readonly {
             if let Some(output) = mount.output {
-                self.plan.outputs.push((output, Output::Unchanged(input.clone())));
+                self.plan
+                    .outputs
+                    .push((output, Output::Unchanged(input.clone())));
             }
             return Ok(LayerStack::read_only(lower(input)));
         }
@@ -175,7 +198,9 @@ impl Planner<'_> {
         let stack = LayerStack::writable(lower(input), building.fs(), building.work());
         match mount.output {
             Some(output) => {
-                self.plan.outputs.push((output, Output::Changed(input.clone(), building)));
+                self.plan
+                    .outputs
+                    .push((output, Output::Changed(input.clone(), building)));
             }
             None => self.plan.discarded.push(building),
         }
@@ -194,7 +219,11 @@ impl Planner<'_> {
         let dir = match existing {
             Some(cache) => cache.dir.clone(),
             None => {
-                let description = format!("cached mount {} from exec {}", mount.dest, self.op.meta.args.join(" "));
+                let description = format!(
+                    "cached mount {} from exec {}",
+                    mount.dest,
+                    self.op.meta.args.join(" ")
+                );
                 let entered = tokio::select! {
                     entered = self.ops.cache_mounts.enter(&key, sharing, &description) => entered?,
                     () = self.ctx.cancelled().cancelled() => return Err(Failure::cancelled()),
@@ -210,21 +239,27 @@ impl Planner<'_> {
             }
         };
         if let Some(output) = mount.output {
-            self.plan.outputs.push((output, Output::Unchanged(base.unwrap_or_default())));
+            self.plan
+                .outputs
+                .push((output, Output::Unchanged(base.unwrap_or_default())));
         }
         self.add(mount, MountSource::path(dir), Vec::new());
         Ok(())
     }
 
     async fn secret(&mut self, mount: &Mount, secret: &SecretMount) -> Result<(), Failure> {
-        let Some(value) = secret_value(self.ops, self.ctx, &secret.id, secret.optional).await? else {
+        let Some(value) = secret_value(self.ops, self.ctx, &secret.id, secret.optional).await?
+        else {
             return Ok(());
         };
         let name = format!("secret-{}", self.plan.mounts.len());
         let owner = (secret.uid, secret.gid, secret.mode);
         let file = self.files.owned_file(&name, &value, owner)?;
-        let mut attributes =
-            vec![MountAttribute::ReadOnly, MountAttribute::NoDev, MountAttribute::NoSuid];
+        let mut attributes = vec![
+            MountAttribute::ReadOnly,
+            MountAttribute::NoDev,
+            MountAttribute::NoSuid,
+        ];
         if secret.mode & 0o111 == 0 {
             attributes.push(MountAttribute::NoExec);
         }
@@ -233,19 +268,32 @@ impl Planner<'_> {
     }
 
     async fn ssh(&mut self, mount: &Mount, ssh: &SecretMount) -> Result<(), Failure> {
-        self.plan.ssh_socket.get_or_insert_with(|| clean(&mount.dest));
+        self.plan
+            .ssh_socket
+            .get_or_insert_with(|| clean(&mount.dest));
         let session = match self.agent(&ssh.id).await {
             Ok(session) => session,
             Err(_) if ssh.optional => return Ok(()),
             Err(failure) => {
                 let message = format!("no SSH key {:?} forwarded from the client", ssh.id);
-                return Err(Failure { message: message.into(), ..failure });
+                return Err(Failure {
+                    message: message.into(),
+                    ..failure
+                });
             }
         };
-        let path = self.files.path(&format!("agent-{}", self.plan.mounts.len()));
+        let path = self
+            .files
+            .path(&format!("agent-{}", self.plan.mounts.len()));
         let owner = (ssh.uid, ssh.gid, ssh.mode);
-        self.plan.agents.push(AgentSocket::bind(&path, owner, session, &ssh.id)?);
-        self.add(mount, MountSource::path(path), vec![MountAttribute::ReadOnly]);
+        self.plan
+            .agents
+            .push(AgentSocket::bind(&path, owner, session, &ssh.id)?);
+        self.add(
+            mount,
+            MountSource::path(path),
+            vec![MountAttribute::ReadOnly],
+        );
         Ok(())
     }
 }

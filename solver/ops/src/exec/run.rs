@@ -37,7 +37,13 @@ pub(super) async fn run(
     }
     let files = StepFiles::create(&ops.step_files)?;
     let plan = Plan::new(inputs);
-    let planner = Planner { ops, ctx, op: &step.op, files: &files, plan };
+    let planner = Planner {
+        ops,
+        ctx,
+        op: &step.op,
+        files: &files,
+        plan,
+    };
     let mut plan = planner.plan().await?;
     let secret_env = secret_env(step, ctx).await?;
     let slot = ops.env.sandbox.enter().await?;
@@ -46,7 +52,8 @@ pub(super) async fn run(
     slot.release().await;
     check(step, ctx, &ended?)?;
     let outputs = commit(step, plan).await?;
-    ops.eager.committed(&step.info.digest, &outputs, &ops.env, &need);
+    ops.eager
+        .committed(&step.info.digest, &outputs, &ops.env, &need);
     Ok(outputs)
 }
 
@@ -79,16 +86,25 @@ fn specification(
         readonly_root: plan.readonly_root,
         id,
     };
-    let hostname = if op.meta.hostname.is_empty() { HOSTNAME } else { &op.meta.hostname };
+    let hostname = if op.meta.hostname.is_empty() {
+        HOSTNAME
+    } else {
+        &op.meta.hostname
+    };
     let hosts = net_files::hosts(hostname, &op.meta.extra_hosts);
     let host_resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let host_network = op.network != NetMode::None;
     let resolver = net_files::resolv_conf(&host_resolver, host_network, &step.ops.dns);
-    let given = |path: &str| plan.mounts.iter().any(|m| m.destination.as_os_str() == path);
+    let given = |path: &str| {
+        plan.mounts
+            .iter()
+            .any(|m| m.destination.as_os_str() == path)
+    };
     let mut mounts = Vec::new();
-    for (path, name, text) in
-        [("/etc/hosts", "hosts", hosts), ("/etc/resolv.conf", "resolv.conf", resolver)]
-    {
+    for (path, name, text) in [
+        ("/etc/hosts", "hosts", hosts),
+        ("/etc/resolv.conf", "resolv.conf", resolver),
+    ] {
         if !given(path) {
             let file = files.file(name, text.as_bytes(), 0o644)?;
             let mount = StepMount::new(path, MountSource::path(file));
@@ -122,7 +138,11 @@ async fn supervise(
 ) -> Result<Exit, Failure> {
     let (stdout, out) = mpsc::channel(16);
     let (stderr, err) = mpsc::channel(16);
-    let io = StepIo { stdin: None, stdout: Some(stdout), stderr: Some(stderr) };
+    let io = StepIo {
+        stdin: None,
+        stdout: Some(stdout),
+        stderr: Some(stderr),
+    };
     let mut beside = JoinSet::new();
     for agent in plan.agents.drain(..) {
         beside.spawn(agent.serve());
@@ -130,7 +150,13 @@ async fn supervise(
     let started = Instant::now();
     let process: Box<dyn Process> = slot.sandbox.start(&slot.step_id, spec, io).await?;
     let show = |from, stream| {
-        show(ctx.progress_handle(), from, stream, started, step.ops.log_limits)
+        show(
+            ctx.progress_handle(),
+            from,
+            stream,
+            started,
+            step.ops.log_limits,
+        )
     };
     let wait = async {
         tokio::select! {
@@ -175,7 +201,9 @@ fn succeeded(step: &ExecOperation, exit: &Exit) -> bool {
     if valid.is_empty() {
         return exit.code == 0;
     }
-    valid.iter().any(|&code| u32::try_from(code) == Ok(exit.code))
+    valid
+        .iter()
+        .any(|&code| u32::try_from(code) == Ok(exit.code))
 }
 
 fn check(step: &ExecOperation, ctx: &OpContext, exit: &Exit) -> Result<(), Failure> {
@@ -190,7 +218,11 @@ fn check(step: &ExecOperation, ctx: &OpContext, exit: &Exit) -> Result<(), Failu
     if succeeded(step, exit) {
         return Ok(());
     }
-    let failed = if exit.out_of_memory { format!("{failed}: cannot allocate memory") } else { failed };
+    let failed = if exit.out_of_memory {
+        format!("{failed}: cannot allocate memory")
+    } else {
+        failed
+    };
     Err(Failure::new(failed).with(FailureDetail::Exit(exit.code)))
 }
 

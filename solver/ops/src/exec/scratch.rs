@@ -17,7 +17,10 @@ impl StepFiles {
     pub(super) fn create(parent: &Path) -> Result<Self, Failure> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let dir = parent.join(format!("step-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir);
+        let made = std::fs::DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(&dir);
         made.map_err(|e| failed("making", &dir, &e))?;
         Ok(Self(dir))
     }

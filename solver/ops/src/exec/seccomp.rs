@@ -75,7 +75,11 @@ mod tests {
     fn the_profile_allows_files_and_refuses_mounts() {
         let profile = default_profile();
         let rules = profile.syscalls().as_ref().unwrap();
-        let named = |name: &str| rules.iter().any(|rule| rule.names().iter().any(|n| n == name));
+        let named = |name: &str| {
+            rules
+                .iter()
+                .any(|rule| rule.names().iter().any(|n| n == name))
+        };
         assert!(named("openat") && named("chroot") && named("clone"));
         assert!(!named("mount") && !named("bpf") && !named("keyctl"));
     }

@@ -73,8 +73,13 @@ const MASKED: [&str; 11] = [
     "/sys/devices/virtual/powercap",
 ];
 
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Host name of a step that asked for none.
 pub(super) const HOSTNAME: &str = "buildkitsandbox";
@@ -115,9 +120,15 @@ pub(super) fn runtime_spec(op: &ExecOp, inputs: &SpecInputs<'_>) -> Spec {
         "rlimits": rlimits(&op.meta),
     });
     spec.set_process(Some(parsed(fields)));
-    let hostname = if op.meta.hostname.is_empty() { HOSTNAME } else { &op.meta.hostname };
+    let hostname = if op.meta.hostname.is_empty() {
+        HOSTNAME
+    } else {
+        &op.meta.hostname
+    };
     spec.set_hostname(Some(hostname.to_owned()));
-    spec.set_root(Some(parsed(json!({"path": "/", "readonly": inputs.readonly_root}))));
+    spec.set_root(Some(parsed(
+        json!({"path": "/", "readonly": inputs.readonly_root}),
+    )));
     if let Some(size) = inputs.shm_size {
         resize_shm(&mut spec, size);
     }
@@ -141,19 +152,23 @@ fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
 /// The part that is the same for every step of a security mode, parsed once.
 fn template(mode: SecurityMode) -> Spec {
     static SANDBOX: LazyLock<Spec> = LazyLock::new(|| {
-        let mut spec: Spec = parsed(json!({"ociVersion": "1.1.0", "mounts": mounts(true), "linux": {
-            "maskedPaths": MASKED, "readonlyPaths": READ_ONLY,
-        }}));
+        let mut spec: Spec = parsed(
+            json!({"ociVersion": "1.1.0", "mounts": mounts(true), "linux": {
+                "maskedPaths": MASKED, "readonlyPaths": READ_ONLY,
+            }}),
+        );
         if let Some(linux) = spec.linux_mut() {
             linux.set_seccomp(Some(seccomp::default_profile()));
         }
         spec
     });
     static INSECURE: LazyLock<Spec> = LazyLock::new(|| {
-        parsed(json!({"ociVersion": "1.1.0", "mounts": mounts(false), "linux": {
-            "devices": host_devices(),
-            "resources": {"devices": [{"allow": true, "access": "rwm"}]},
-        }}))
+        parsed(
+            json!({"ociVersion": "1.1.0", "mounts": mounts(false), "linux": {
+                "devices": host_devices(),
+                "resources": {"devices": [{"allow": true, "access": "rwm"}]},
+            }}),
+        )
     });
     match mode {
         SecurityMode::Sandbox => SANDBOX.clone(),
@@ -185,7 +200,12 @@ fn resize_shm(spec: &mut Spec, size: u64) {
     for mount in spec.mounts_mut().iter_mut().flatten() {
         if mount.destination().as_os_str() == "/dev/shm" {
             let options = ["nosuid", "noexec", "nodev", "mode=1777"].map(str::to_owned);
-            mount.set_options(Some(options.into_iter().chain([format!("size={size}")]).collect()));
+            mount.set_options(Some(
+                options
+                    .into_iter()
+                    .chain([format!("size={size}")])
+                    .collect(),
+            ));
         }
     }
 }
@@ -206,13 +226,18 @@ fn environment(meta: &Meta, inputs: &SpecInputs<'_>) -> Vec<String> {
         }
     }
     let has = |env: &[String], name: &str| {
-        env.iter().any(|v| v.split_once('=').is_some_and(|(key, _)| key == name))
+        env.iter()
+            .any(|v| v.split_once('=').is_some_and(|(key, _)| key == name))
     };
     if !has(&env, "PATH") {
         env.push(PATH.to_owned());
     }
     env.extend(inputs.secret_env.iter().cloned());
-    if let Some(socket) = inputs.ssh_socket.as_ref().filter(|_| !has(&env, "SSH_AUTH_SOCK")) {
+    if let Some(socket) = inputs
+        .ssh_socket
+        .as_ref()
+        .filter(|_| !has(&env, "SSH_AUTH_SOCK"))
+    {
         env.push(format!("SSH_AUTH_SOCK={socket}"));
     }
     env
@@ -224,7 +249,11 @@ fn capabilities(mode: SecurityMode) -> Value {
             "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
         }),
         SecurityMode::Insecure => {
-            let all: Vec<&str> = CAPABILITIES.iter().chain(&ALL_CAPABILITIES).copied().collect();
+            let all: Vec<&str> = CAPABILITIES
+                .iter()
+                .chain(&ALL_CAPABILITIES)
+                .copied()
+                .collect();
             json!({"bounding": all, "effective": all, "permitted": all, "inheritable": all, "ambient": all})
         }
     }
@@ -266,20 +295,50 @@ fn limits(resources: &LinuxResources) -> Value {
             to[key] = value;
         }
     };
-    set(&mut memory, "limit", number(resources.memory).map(Into::into));
-    set(&mut memory, "swap", number(resources.memory_swap).map(Into::into));
-    set(&mut cpu, "shares", count(resources.cpu_shares).map(Into::into));
-    set(&mut cpu, "period", count(resources.cpu_period).map(Into::into));
-    set(&mut cpu, "quota", number(resources.cpu_quota).map(Into::into));
-    set(&mut cpu, "cpus", text(&resources.cpuset_cpus).map(Into::into));
-    set(&mut cpu, "mems", text(&resources.cpuset_mems).map(Into::into));
+    set(
+        &mut memory,
+        "limit",
+        number(resources.memory).map(Into::into),
+    );
+    set(
+        &mut memory,
+        "swap",
+        number(resources.memory_swap).map(Into::into),
+    );
+    set(
+        &mut cpu,
+        "shares",
+        count(resources.cpu_shares).map(Into::into),
+    );
+    set(
+        &mut cpu,
+        "period",
+        count(resources.cpu_period).map(Into::into),
+    );
+    set(
+        &mut cpu,
+        "quota",
+        number(resources.cpu_quota).map(Into::into),
+    );
+    set(
+        &mut cpu,
+        "cpus",
+        text(&resources.cpuset_cpus).map(Into::into),
+    );
+    set(
+        &mut cpu,
+        "mems",
+        text(&resources.cpuset_mems).map(Into::into),
+    );
     json!({"memory": memory, "cpu": cpu})
 }
 
 /// Devices of the host that an insecure step sees beside the standard ones: loop devices and FUSE.
 fn host_devices() -> Value {
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-    let listed = std::fs::read_dir("/dev").map(|dir| dir.flatten().collect()).unwrap_or_default();
+    let listed = std::fs::read_dir("/dev")
+        .map(|dir| dir.flatten().collect())
+        .unwrap_or_default();
     let entries: Vec<std::fs::DirEntry> = listed;
     let devices = entries.iter().filter_map(|entry| {
         let meta = std::fs::symlink_metadata(entry.path()).ok()?;
@@ -292,15 +351,20 @@ fn host_devices() -> Value {
             return None;
         };
         let (major, minor) = device_numbers(meta.rdev());
-        Some(json!({"path": entry.path(), "type": letter, "major": major, "minor": minor,
-            "fileMode": meta.mode() & 0o7777, "uid": meta.uid(), "gid": meta.gid()}))
+        Some(
+            json!({"path": entry.path(), "type": letter, "major": major, "minor": minor,
+            "fileMode": meta.mode() & 0o7777, "uid": meta.uid(), "gid": meta.gid()}),
+        )
     });
     devices.collect::<Vec<_>>().into()
 }
 
 /// Major and minor number of a Linux `dev_t`.
 fn device_numbers(dev: u64) -> (u64, u64) {
-    (((dev >> 8) & 0xfff) | ((dev >> 32) & !0xfff), (dev & 0xff) | ((dev >> 12) & !0xff))
+    (
+        ((dev >> 8) & 0xfff) | ((dev >> 32) & !0xfff),
+        (dev & 0xff) | ((dev >> 12) & !0xff),
+    )
 }
 
 #[cfg(test)]
@@ -346,7 +410,13 @@ mod tests {
         op.security = SecurityMode::Insecure;
         let spec = runtime_spec(&op, &SpecInputs::default());
         assert!(spec.linux().as_ref().unwrap().seccomp().is_none());
-        let capabilities = spec.process().as_ref().unwrap().capabilities().clone().unwrap();
+        let capabilities = spec
+            .process()
+            .as_ref()
+            .unwrap()
+            .capabilities()
+            .clone()
+            .unwrap();
         assert_eq!(capabilities.ambient().as_ref().unwrap().len(), 41);
     }
 

@@ -30,7 +30,11 @@ impl AgentSocket {
         })?;
         let (uid, gid, mode) = owner;
         scratch::own(path, uid, gid, mode)?;
-        Ok(Self { listener, session, agent: agent.to_owned() })
+        Ok(Self {
+            listener,
+            session,
+            agent: agent.to_owned(),
+        })
     }
 
     /// Carries connections until it is dropped; it never ends by itself.

@@ -83,7 +83,10 @@ impl Mirrors {
     pub fn new(dir: PathBuf) -> Self {
         let number = |path: &PathBuf| number_of(path).unwrap_or(0);
         let highest = files(&dir).iter().map(number).max().unwrap_or(0);
-        Self { dir, next: AtomicU64::new(highest + 1) }
+        Self {
+            dir,
+            next: AtomicU64::new(highest + 1),
+        }
     }
 
     /// Takes a transfer of the directory `name`; `key` names the mirror that it is most likely to resemble.
@@ -108,7 +111,11 @@ impl Mirrors {
     /// Layers that mirrors need.
     #[must_use]
     pub fn layers(&self) -> Vec<LayerId> {
-        files(&self.dir).iter().filter_map(|file| read(file)).flat_map(|m| m.layers).collect()
+        files(&self.dir)
+            .iter()
+            .filter_map(|file| read(file))
+            .flat_map(|m| m.layers)
+            .collect()
     }
 
     /// Forgets every mirror; the caller releases the layers.
@@ -121,8 +128,13 @@ impl Mirrors {
         let own = stem(key);
         let mut files = files(&self.dir);
         files.sort_by_key(|file| {
-            let is_own = file.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&own));
-            (std::cmp::Reverse(is_own), std::cmp::Reverse(number_of(file)))
+            let is_own = file
+                .file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(&own));
+            (
+                std::cmp::Reverse(is_own),
+                std::cmp::Reverse(number_of(file)),
+            )
         });
         let opened = files.iter().filter_map(|file| {
             let saved = read(file).filter(|saved| saved.name == name)?;
@@ -148,7 +160,11 @@ impl Mirrors {
         let own = stem(key);
         let file = self.dir.join(format!("{own}.{number}.mirror"));
         let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
-            let attempt = format!("recording the mirror of {} in {}", saved.name, file.display());
+            let attempt = format!(
+                "recording the mirror of {} in {}",
+                saved.name,
+                file.display()
+            );
             BackendError::caused(ErrorKind::Other, attempt, cause)
         };
         let bytes = postcard::to_stdvec(saved).map_err(|e| failed(e.into()))?;
@@ -160,7 +176,9 @@ impl Mirrors {
         others.retain(|other| *other != file);
         others.sort_by_key(|other| std::cmp::Reverse(number_of(other)));
         for (place, other) in others.iter().enumerate() {
-            let replaced = other.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&own));
+            let replaced = other
+                .file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(&own));
             if replaced || place + 1 >= KEPT {
                 remove(other);
             }
@@ -174,10 +192,14 @@ fn stem(key: &str) -> String {
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).map(|dir| dir.flatten().collect()).unwrap_or_default();
+    let entries = std::fs::read_dir(dir)
+        .map(|dir| dir.flatten().collect())
+        .unwrap_or_default();
     let entries: Vec<std::fs::DirEntry> = entries;
     let paths = entries.into_iter().map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|e| e == "mirror")).collect()
+    paths
+        .filter(|path| path.extension().is_some_and(|e| e == "mirror"))
+        .collect()
 }
 
 fn number_of(file: &Path) -> Option<u64> {

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use shipway_backend::session::{FileStat, SyncSink};
 use shipway_backend::{BackendError, ErrorKind};
 use shipway_layers::{Building, Layers, Snapshot};
@@ -63,13 +61,20 @@ impl Sent {
 
     fn permissions(&self) -> u32 {
         let bit = |go: u32, unix: u32| if self.mode & go != 0 { unix } else { 0 };
-        (self.mode & 0o777) | bit(GO_SETUID, 0o4000) | bit(GO_SETGID, 0o2000) | bit(GO_STICKY, 0o1000)
+        (self.mode & 0o777)
+            | bit(GO_SETUID, 0o4000)
+            | bit(GO_SETGID, 0o2000)
+            | bit(GO_STICKY, 0o1000)
     }
 }
 
 fn failed(attempt: &str, path: &str, cause: impl Into<std::io::Error>) -> BackendError {
     let cause: std::io::Error = cause.into();
-    BackendError::caused(ErrorKind::Other, format!("{attempt} {path} of the build context"), cause)
+    BackendError::caused(
+        ErrorKind::Other,
+        format!("{attempt} {path} of the build context"),
+        cause,
+    )
 }
 
 impl From<Failure> for StoreError {
@@ -169,7 +174,8 @@ impl MirrorSink {
         }
         for path in &gone {
             let file = self.make_parents(path)?;
-            let whiteout = rustix::fs::mknodat(CWD, &file, FileType::CharacterDevice, Mode::empty(), 0);
+            let whiteout =
+                rustix::fs::mknodat(CWD, &file, FileType::CharacterDevice, Mode::empty(), 0);
             whiteout.map_err(|e| failed("removing", path, e))?;
         }
         self.settle_directories()?;
@@ -201,7 +207,9 @@ impl MirrorSink {
         let file = self.make_parents(&path)?;
         if sent.is_dir() {
             return match std::fs::create_dir(&file) {
-                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(failed("making", &path, e)),
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    Err(failed("making", &path, e))
+                }
                 _ => Ok(()),
             };
         }
@@ -226,7 +234,9 @@ impl MirrorSink {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOTDIR.raw_os_error()) => {}
-                Err(_) => return copy(&root.join(path), file).map_err(|e| failed("copying", path, e)),
+                Err(_) => {
+                    return copy(&root.join(path), file).map_err(|e| failed("copying", path, e));
+                }
             }
         }
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
@@ -241,7 +251,11 @@ impl MirrorSink {
     ) -> Result<(), BackendError> {
         let first_file = self.root()?.join(first);
         if !first_file.exists() {
-            let from = self.entries.iter().find(|e| e.path == first).and_then(|e| e.from);
+            let from = self
+                .entries
+                .iter()
+                .find(|e| e.path == first)
+                .and_then(|e| e.from);
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
             let mirror = from.ok_or_else(|| failed("linking", path, missing))?;
             return self.link_from(mirror, first, file);
@@ -271,7 +285,11 @@ impl SyncSink for MirrorSink {
         let sent = Sent::from(stat);
         let data = sent.is_regular() && sent.link_name.is_empty();
         let has = |mirror: &Mirror| mirror.entries.get(&path) == Some(&sent);
-        let from = if sent.is_regular() { self.known.iter().position(has) } else { None };
+        let from = if sent.is_regular() {
+            self.known.iter().position(has)
+        } else {
+            None
+        };
         self.entries.push(Entry { path, sent, from });
         Ok(data && from.is_none())
     }
@@ -295,7 +313,10 @@ impl SyncSink for MirrorSink {
         let saved = Saved {
             name: self.name.0.clone(),
             layers: snapshot.ids().collect(),
-            entries: std::mem::take(&mut self.entries).into_iter().map(|e| (e.path, e.sent)).collect(),
+            entries: std::mem::take(&mut self.entries)
+                .into_iter()
+                .map(|e| (e.path, e.sent))
+                .collect(),
         };
         self.mirrors.save(&self.name.1, &saved)?;
         *self.outcome.lock() = Some(snapshot);
@@ -307,17 +328,32 @@ impl SyncSink for MirrorSink {
 fn topmost<'a>(paths: impl Iterator<Item = &'a String>) -> Vec<String> {
     let all: BTreeMap<&str, ()> = paths.map(|path| (path.as_str(), ())).collect();
     let covered = |path: &str| {
-        let parents = path.char_indices().filter(|(_, c)| *c == '/').map(|(at, _)| &path[..at]);
+        let parents = path
+            .char_indices()
+            .filter(|(_, c)| *c == '/')
+            .map(|(at, _)| &path[..at]);
         parents.into_iter().any(|parent| all.contains_key(parent))
     };
-    all.keys().filter(|path| !covered(path)).map(|&path| path.to_owned()).collect()
+    all.keys()
+        .filter(|path| !covered(path))
+        .map(|&path| path.to_owned())
+        .collect()
 }
 
 fn times(sent: &Sent) -> Timestamps {
-    let (sec, nsec) = (sent.mod_time.div_euclid(1_000_000_000), sent.mod_time.rem_euclid(1_000_000_000));
+    let (sec, nsec) = (
+        sent.mod_time.div_euclid(1_000_000_000),
+        sent.mod_time.rem_euclid(1_000_000_000),
+    );
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: sec, tv_nsec: nsec },
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: sec,
+            tv_nsec: nsec,
+        },
     }
 }
 
@@ -330,7 +366,10 @@ fn finish_file(file: &File, sent: &Sent) -> std::io::Result<()> {
         }
     }
     if (sent.uid, sent.gid) != (0, 0) {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(sent.uid), rustix::fs::Gid::from_raw(sent.gid));
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(sent.uid),
+            rustix::fs::Gid::from_raw(sent.gid),
+        );
         rustix::fs::fchown(file, Some(uid), Some(gid))?;
     }
     rustix::fs::fchmod(file, Mode::from_raw_mode(sent.permissions()))?;
@@ -352,7 +391,12 @@ fn special(file: &Path, sent: &Sent) -> std::io::Result<()> {
         rustix::fs::mknodat(CWD, file, kind, mode, device)?;
         rustix::fs::chmodat(CWD, file, mode, AtFlags::empty())?;
     }
-    Ok(rustix::fs::utimensat(CWD, file, &times(sent), AtFlags::SYMLINK_NOFOLLOW)?)
+    Ok(rustix::fs::utimensat(
+        CWD,
+        file,
+        &times(sent),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
 }
 
 /// A copy with attributes, where a link is not possible (too many links).
