@@ -53,7 +53,7 @@ pub enum ErrorKind {
     #[error("lint violation found for rules: {0}")]
     Lint(String),
     /// The graph cannot be marshalled.
-    #[error(transparent)]
+    #[error("failed to marshal LLB definition: {0}")]
     Graph(#[from] shipway_llb::build::BuildError),
 }
 
@@ -126,6 +126,10 @@ pub enum SyntaxError {
     HealthcheckType(String),
     #[error("time: invalid duration {0:?}")]
     Duration(String),
+    #[error("time: missing unit in duration {0:?}")]
+    DurationUnit(String),
+    #[error("time: unknown unit {unit:?} in duration {text:?}")]
+    UnknownUnit { unit: String, text: String },
     #[error("Interval {0:?} cannot be less than 1ms")]
     Interval(&'static str),
     #[error("invalid number of retries {0:?}")]
@@ -312,15 +316,18 @@ pub enum OptionError {
 
 /// The most frequent reason why a name is no reference.
 fn upper_case(name: &str) -> String {
-    let path = match name.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host != host.to_lowercase() => path,
-        _ => name,
+    let (official, path) = match name.split_once('/') {
+        Some((host, path)) if host.contains(['.', ':']) || host != host.to_lowercase() => {
+            ("", path)
+        }
+        Some(_) => ("", name),
+        None => ("library/", name),
     };
     let path = path.split([':', '@']).next().unwrap_or_default();
     if path == path.to_lowercase() {
         return String::new();
     }
-    format!(": repository name ({path}) must be lowercase")
+    format!(": repository name ({official}{path}) must be lowercase")
 }
 
 impl Error {

@@ -35,6 +35,8 @@ pub(crate) fn nearest<'a>(
             best = Some((distance, option));
         }
     }
+    // A nameless option is near every short word, and of no help.
+    let best = best.filter(|(_, option)| !option.is_empty());
     best.map(|(_, option)| match case {
         Case::Ignore if word == word.to_uppercase() => option.to_uppercase(),
         _ => option,

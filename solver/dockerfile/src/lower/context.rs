@@ -279,7 +279,8 @@ impl Lowering<'_> {
         };
         let resolved = self.resolver.image_config(request).await;
         let resolved = resolved.map_err(|error| Error::new(ErrorKind::Failed(error)))?;
-        let image = parse_config(&resolved.config)?;
+        let mut image = parse_config(&resolved.config)?;
+        image.created = None;
         let options = VertexOptions::named(format!("{label} {name}"));
         let options = with_platform(options, context.platform.as_ref());
         // Upstream pins nothing here: what it resolved is what the name means during one build.

@@ -211,7 +211,9 @@ impl Lowering<'_> {
         let layer = options.clone().group(&group, name, true);
         let layer = self.graph.file(&State::scratch(), actions, layer);
         let merge = options.group(&group, name, false).name(linked);
-        self.stages[stage].state = self.graph.merge(&[before, layer], merge);
+        // Nothing may be all there was: the settings stay in any case.
+        let merged = self.graph.merge(&[before.clone(), layer], merge);
+        self.stages[stage].state = before.with_output(merged.output());
     }
 }
 

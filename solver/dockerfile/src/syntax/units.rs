@@ -18,22 +18,29 @@ pub(super) fn duration(text: &str) -> Result<i64, SyntaxError> {
     let mut total = 0_i128;
     let mut rest = rest;
     while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or_else(bad)?;
+        let digit = |c: char| c.is_ascii_digit() || c == '.';
+        let end = rest.find(|c| !digit(c)).unwrap_or(rest.len());
         let (number, behind) = rest.split_at(end);
-        let end = behind
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(behind.len());
+        if number.trim_matches('.').is_empty() {
+            return Err(bad());
+        }
+        let end = behind.find(digit).unwrap_or(behind.len());
         let (unit, behind) = behind.split_at(end);
-        total += scaled(number, unit).ok_or_else(bad)?;
+        let scale = scale(unit).ok_or_else(|| match unit {
+            "" => SyntaxError::DurationUnit(text.to_owned()),
+            unit => SyntaxError::UnknownUnit {
+                unit: unit.to_owned(),
+                text: text.to_owned(),
+            },
+        })?;
+        total += scaled(number, scale).ok_or_else(bad)?;
         rest = behind;
     }
     i64::try_from(total * sign).map_err(|_| bad())
 }
 
-fn scaled(number: &str, unit: &str) -> Option<i128> {
-    let scale: i128 = match unit {
+fn scale(unit: &str) -> Option<i128> {
+    Some(match unit {
         "ns" => 1,
         "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
         "ms" => 1_000_000,
@@ -41,7 +48,10 @@ fn scaled(number: &str, unit: &str) -> Option<i128> {
         "m" => 60_000_000_000,
         "h" => 3_600_000_000_000,
         _ => return None,
-    };
+    })
+}
+
+fn scaled(number: &str, scale: i128) -> Option<i128> {
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && part.is_empty() || number.len() > 30 {
         return None;
