@@ -11,6 +11,7 @@
 //! ```
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -224,17 +225,21 @@ impl KeyStore {
         let mut found = Vec::new();
         let scanned = self.kv.scan(prefix, &mut |row, value| {
             found.extend(read(row, value));
-            std::ops::ControlFlow::Continue(())
+            ControlFlow::Continue(())
         });
         noted(scanned);
         found
     }
 
-    fn any(&self, prefix: &[u8]) -> bool {
+    fn any(&self, prefix: &[u8], counts: impl Fn(&[u8]) -> bool) -> bool {
         let mut found = false;
-        let scanned = self.kv.scan(prefix, &mut |_, _| {
-            found = true;
-            std::ops::ControlFlow::Break(())
+        let scanned = self.kv.scan(prefix, &mut |row, _| {
+            found = counts(row);
+            if found {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         });
         noted(scanned);
         found
@@ -243,7 +248,11 @@ impl KeyStore {
 
 impl KeyIndex for KeyStore {
     fn contains(&self, key: &KeyId) -> bool {
-        self.any(&rows::records(key)) || self.any(&rows::links_from(key))
+        // A copy of a copy may have the key of what it copies: a link to itself leads nowhere.
+        self.any(&rows::records(key), |_| true)
+            || self.any(&rows::links_from(key), |row| {
+                rows::last_key(row) != Some(*key)
+            })
     }
 
     fn targets(&self, from: &KeyId, link: &Link) -> Vec<KeyId> {

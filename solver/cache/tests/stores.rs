@@ -120,6 +120,20 @@ fn a_released_result_takes_what_leads_nowhere_with_it() {
         assert!(store.contains(&base));
         block_on(store.release(&ResultId::new("r-base"))).unwrap();
         assert!(!store.contains(&base) && store.usages().is_empty());
+        // A link to itself keeps no key.
+        let links = vec![row(base, link(0, "copy", None), base)];
+        let results = vec![result(base, "r-copy", 4)];
+        record(
+            &store,
+            &Update {
+                results,
+                links,
+                ..Update::default()
+            },
+        );
+        assert_eq!(store.targets(&base, &link(0, "copy", None)), [base]);
+        block_on(store.release(&ResultId::new("r-copy"))).unwrap();
+        assert!(!store.contains(&base) && store.backlinks(&base).is_empty());
         block_on(store.release(&ResultId::new("never was"))).unwrap();
     });
 }

@@ -51,7 +51,7 @@ enum Work {
 }
 
 /// Whether a task may end before it is spawned.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Begin {
     AtOnce,
     Spawned,
@@ -229,11 +229,10 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             {
                 shared.view.close((self.config.clock)());
             }
-            // Nobody may be waiting any more.
-            reply
-                .map(|reply| reply.send(()))
-                .unwrap_or(Ok(()))
-                .unwrap_or_default();
+            if let Some(reply) = reply {
+                // Nobody may be waiting any more.
+                reply.send(()).unwrap_or_default();
+            }
         }
     }
 
@@ -299,12 +298,7 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             }
             Action::Save(work) => self.save(work),
             Action::Complete(progress) => progress.completed(""),
-            Action::Stop(task, jobs) => {
-                if let Some(running) = self.running.get_mut(&task) {
-                    running.jobs.extend(jobs);
-                    running.cancelled.cancel();
-                }
-            }
+            Action::Stop(task, jobs) => self.stop(task, jobs),
             Action::Answer(waiter, outcome) => {
                 if let Some(reply) = self.answers.remove(&waiter) {
                     // Whoever asked may be gone.
@@ -314,6 +308,13 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             Action::Note(update) => self.store.note(&update),
             Action::Forget(result) => self.store.release(&result).unawaited(),
             Action::Touch(result) => self.store.touch(&result, (self.config.clock)()),
+        }
+    }
+
+    fn stop(&mut self, task: TaskId, jobs: Vec<JobKey>) {
+        if let Some(running) = self.running.get_mut(&task) {
+            running.jobs.extend(jobs);
+            running.cancelled.cancel();
         }
     }
 

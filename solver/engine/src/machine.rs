@@ -194,6 +194,8 @@ pub(crate) struct Machine<V> {
     next_task: u64,
     imports: usize,
     dirty: VecDeque<NodeId>,
+    /// Nodes that go on once no key is on its way any more.
+    patient: Vec<NodeId>,
     actions: Vec<Action<V>>,
 }
 
@@ -212,6 +214,7 @@ impl<V: Clone> Machine<V> {
             next_task: 0,
             imports: 0,
             dirty: VecDeque::new(),
+            patient: Vec::new(),
             actions: Vec::new(),
         }
     }
@@ -256,8 +259,16 @@ impl<V: Clone> Machine<V> {
     }
 
     fn advance_all(&mut self) {
-        while let Some(node) = self.dirty.pop_front() {
-            self.advance(node);
+        loop {
+            while let Some(node) = self.dirty.pop_front() {
+                self.advance(node);
+            }
+            let Some(node) = self.patient.pop() else {
+                return;
+            };
+            if self.nodes.contains(node) {
+                self.mark(node);
+            }
         }
     }
 

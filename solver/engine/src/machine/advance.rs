@@ -64,7 +64,11 @@ impl<V: Clone> Machine<V> {
             self.fail_with_input(id);
             return;
         };
-        self.probe(id, &map);
+        if self.probe(id, &map) && want < Level::Value {
+            // New keys may be all that a dependent needs: it looks before this node asks its inputs for more.
+            self.patient.push(id);
+            return;
+        }
         self.pursue(id, &map, want);
         self.fail_with_input(id);
     }
@@ -112,15 +116,12 @@ impl<V: Clone> Machine<V> {
             (true, false) => Vec::new(),
         };
         for at in next {
-            let level = self.nodes[inputs[at]].key_level();
-            if level < Level::Fast {
-                continue;
-            }
-            if level < Level::Slow {
-                self.ask(id, at, Level::Slow);
-            } else {
+            if self.nodes[inputs[at]].key_level() >= Level::Slow {
                 self.ask(id, at, Level::Value);
                 self.hash(id, at);
+            } else if all_fast {
+                // Not before: another input may yet tell that this node runs anyway.
+                self.ask(id, at, Level::Slow);
             }
         }
     }

@@ -13,8 +13,8 @@ use crate::{CacheMap, CacheSource};
 type Source<V> = Arc<dyn CacheSource<V>>;
 
 impl<V: Clone> Machine<V> {
-    /// Looks up what is new and tells dependents of new keys.
-    pub(super) fn probe(&mut self, id: NodeId, map: &CacheMap<V>) {
+    /// Looks up what is new and tells dependents of new keys. True where there are any.
+    pub(super) fn probe(&mut self, id: NodeId, map: &CacheMap<V>) -> bool {
         let vertex = self.nodes[id].vertex;
         let step = self.step(id, map);
         let level = if self.vertices[vertex].forced || map.volatile {
@@ -39,6 +39,7 @@ impl<V: Clone> Machine<V> {
             node.level = node.level.max(level);
             self.mark_dependents(id);
         }
+        more
     }
 
     pub(super) fn step(&mut self, id: NodeId, map: &CacheMap<V>) -> Digest {
@@ -289,8 +290,7 @@ impl<V: Clone> Machine<V> {
 }
 
 pub(super) fn rows(ways: &[Vec<(KeyId, Link)>], to: KeyId) -> Vec<LinkRow> {
-    // A copy of a copy may have the key of what it copies; that link would only keep the key alive.
-    let ways = ways.iter().flatten().filter(|(from, _)| *from != to);
+    let ways = ways.iter().flatten();
     ways.map(|&(from, link)| LinkRow { from, link, to })
         .collect()
 }

@@ -4,3 +4,4 @@ mod caching;
 mod common;
 mod scale;
 mod sharing;
+mod storm;
