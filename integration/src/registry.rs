@@ -55,7 +55,7 @@ impl Registry {
             Access::Plain => {}
             Access::Tls => {
                 certify(&dir)?;
-                let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+                let (cert, key) = (dir.join("server.pem"), dir.join("server-key.pem"));
                 writeln!(
                     text,
                     "  tls: {{certificate: {}, key: {}}}",
@@ -119,22 +119,39 @@ fn free_address() -> Result<String> {
         .map_err(|e| Error::Unexpected(format!("no free port: {e}")))
 }
 
+/// An authority in `cert.pem`, and a certificate of its for 127.0.0.1 in `server.pem`.
 fn certify(dir: &Path) -> Result<()> {
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
+    let file = |name: &str| dir.join(name).display().to_string();
+    let (cert, key, server, server_key) = (
+        file("cert.pem"),
+        file("key.pem"),
+        file("server.pem"),
+        file("server-key.pem"),
+    );
+    let openssl = |words: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ]);
+        succeed(command.args(words)).map(drop)
+    };
+    openssl(&["-subj", "/CN=authority", "-keyout", &key, "-out", &cert])?;
+    let name = "subjectAltName=IP:127.0.0.1";
+    let leaf = "basicConstraints=critical,CA:FALSE";
+    openssl(&[
         "-subj",
         "/CN=127.0.0.1",
-    ]);
-    openssl
-        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
-        .arg(dir.join("key.pem"));
-    openssl.arg("-out").arg(dir.join("cert.pem"));
-    succeed(&mut openssl).map(drop)
+        "-addext",
+        name,
+        "-addext",
+        leaf,
+        "-CA",
+        &cert,
+        "-CAkey",
+        &key,
+        "-keyout",
+        &server_key,
+        "-out",
+        &server,
+    ])
 }

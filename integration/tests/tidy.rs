@@ -27,14 +27,12 @@ struct Source {
 impl Source {
     /// What isn't test code: test modules stand last in a file, test files are test code as a whole.
     fn without_tests(&self) -> &str {
-        let test_file = Regex::new(r"(^|/)(tests?|suite|benches|fuzz)/|(tests?|suite)\.rs$").unwrap();
+        let test_file =
+            Regex::new(r"(^|/)(tests?|suite|benches|fuzz)/|(tests?|suite)\.rs$").unwrap();
         if test_file.is_match(&self.path) {
             return "";
         }
-        self.text
-            .split("#[cfg(test)]")
-            .next()
-            .unwrap_or_default()
+        self.text.split("#[cfg(test)]").next().unwrap_or_default()
     }
 
     /// Lines of `text` that match, comments apart.

@@ -125,11 +125,16 @@ fn a_step_outlives_a_restart_of_containerd() {
         return;
     }
     on_stand(|stand| {
-        let dockerfile = "FROM busybox:local\nRUN sleep 4; echo survived >/x\n";
+        let dockerfile = "FROM busybox:local\nRUN sleep 4.321; echo survived >/x\n";
         let context = stand.context("restart", &[("Dockerfile", dockerfile)])?;
         let mut command = build_image(stand, &context)?;
         let build = std::thread::spawn(move || succeed(&mut command));
-        std::thread::sleep(Duration::from_secs(2));
+        let running = || {
+            processes()
+                .iter()
+                .any(|(_, words)| *words == ["sleep", "4.321"])
+        };
+        wait_until("in its step", Duration::from_secs(30), || Ok(running()))?;
         stand.containerd.kill_and_restart()?;
         let done = build.join().expect("the client's thread doesn't panic")?;
         ensure(done.took < Duration::from_secs(15), || {

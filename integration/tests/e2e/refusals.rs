@@ -144,16 +144,16 @@ fn on_small_disk(dir: &Path) -> Result<()> {
     let wanted: Wanted = wanted();
     let stand = Stand::start_in(&dir.join("s"), wanted, Options::new(kind()))?;
     stand.import_busybox("default")?;
+    let small = stand.context(
+        "small",
+        &[("Dockerfile", "FROM busybox:local\nRUN echo fits >/x\n")],
+    )?;
     let dockerfile = "FROM busybox:local\nRUN dd if=/dev/zero of=/big bs=1M count=200\n";
     let context = stand.context("full", &[("Dockerfile", dockerfile)])?;
     let said = fail(&mut build_image(&stand, &context)?)?;
     ensure(said.to_lowercase().contains("no space left"), || {
         said.clone()
     })?;
-    let small = stand.context(
-        "small",
-        &[("Dockerfile", "FROM busybox:local\nRUN echo fits >/x\n")],
-    )?;
     // What the failed step wrote goes behind its end.
     let fits = || Ok(finish(&mut build_image(&stand, &small)?)?.success);
     wait_until("building again", Duration::from_secs(30), fits)?;
