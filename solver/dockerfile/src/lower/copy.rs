@@ -155,9 +155,9 @@ impl Lowering<'_> {
         let dest = destination(&self.stages[stage].state, &transfer.files.dest, &os)?;
         let chmod = mode::parse(&transfer.chmod)?;
         check_checksum(transfer)?;
-        let vars = self.vars(stage).clone();
-        let shown = names::shown(self.shell, &step.instruction.code, &vars);
-        let name = self.next_step(stage, &shown, platform.as_ref(), &vars);
+        let vars = self.stages[stage].state.shared_vars();
+        let shown = names::shown(self.shell, &step.instruction.code, &*vars);
+        let name = self.next_step(stage, &shown, platform.as_ref(), &*vars);
         let mut actions = FileActions::new();
         for path in &transfer.files.paths {
             let action = transfer.action(&chmod, &dest);
@@ -204,8 +204,8 @@ impl Lowering<'_> {
             return;
         }
         let platform = self.stages[stage].platform.clone();
-        let vars = self.vars(stage).clone();
-        let linked = self.this_step(stage, &format!("LINK {shown}"), platform.as_ref(), &vars);
+        let vars = self.stages[stage].state.shared_vars();
+        let linked = self.this_step(stage, &format!("LINK {shown}"), platform.as_ref(), &*vars);
         let place = (step.instruction.lines, stage, self.stages[stage].step, name);
         let group = Digest::of(format!("{place:?}")).hex()[..25].to_owned();
         let layer = options.clone().group(&group, name, true);

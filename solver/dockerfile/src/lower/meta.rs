@@ -193,10 +193,10 @@ impl Lowering<'_> {
 
     fn make_dir(&mut self, step: &Step<'_>, dir: &str) {
         let stage = step.stage;
-        let vars = self.vars(stage).clone();
+        let vars = self.stages[stage].state.shared_vars();
         let platform = self.stages[stage].platform.clone();
-        let text = names::shown(self.shell, &step.instruction.code, &vars);
-        let name = self.next_step(stage, &text, platform.as_ref(), &vars);
+        let text = names::shown(self.shell, &step.instruction.code, &*vars);
+        let name = self.next_step(stage, &text, platform.as_ref(), &*vars);
         let user = &self.stages[stage].image.config.user;
         let make = MkDir {
             path: dir.to_owned(),

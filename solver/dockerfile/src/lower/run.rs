@@ -54,7 +54,7 @@ impl Lowering<'_> {
         if run.command.shell {
             command.args = meta::with_shell(&self.stages[stage].image, &command.args);
         }
-        let vars = self.vars(stage).clone();
+        let vars = self.stages[stage].state.shared_vars();
         let mut process = build::Run::new(command.args.iter().cloned());
         if let Some((name, script)) = &command.script {
             let mount = self.script(name, script);
@@ -75,7 +75,7 @@ impl Lowering<'_> {
         let text = format!("{}{}", step.instruction.code, command.label);
         let shown = names::shown(shell, &text, &masked);
         let platform = self.stages[stage].state.target_platform().cloned();
-        let name = self.next_step(stage, &shown, platform.as_ref(), &vars);
+        let name = self.next_step(stage, &shown, platform.as_ref(), &*vars);
         let options = self.run_options(step, name);
         let before = self.stages[stage].state.clone();
         let executed = self.graph.run(&before, process, options);

@@ -284,10 +284,15 @@ fn number_outputs(mounts: &mut [Placed]) {
 fn finish(state: &State, run: Run, placed: Vec<Placed>) -> ExecNode {
     let settings = state.settings();
     let ssh = sockets(run.ssh);
-    let mut env = (*settings.env).clone();
-    if let Some(first) = ssh.first() {
-        env.entry("SSH_AUTH_SOCK".into())
-            .or_insert_with(|| first.0.clone());
+    let mut env: Vec<String> = settings
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    if let Some((socket, _)) = ssh.first()
+        && !settings.env.contains_key("SSH_AUTH_SOCK")
+    {
+        env.push(format!("SSH_AUTH_SOCK={socket}"));
     }
     let secret_env = run.secrets.iter().filter_map(|secret| {
         let name = secret.env.clone()?;
@@ -308,10 +313,7 @@ fn finish(state: &State, run: Run, placed: Vec<Placed>) -> ExecNode {
     let extra = extra.map(|(host, ip)| shipway_model::op::HostIp { host, ip });
     let meta = Meta {
         args: run.args,
-        env: env
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect(),
+        env,
         cwd: settings.dir.clone(),
         user: settings.user.clone(),
         proxy_env: run.proxy,

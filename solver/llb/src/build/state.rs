@@ -99,6 +99,12 @@ impl State {
         &self.settings.env
     }
 
+    /// The environment, without a copy.
+    #[must_use]
+    pub fn shared_vars(&self) -> Arc<Vars> {
+        Arc::clone(&self.settings.env)
+    }
+
     /// Changes the directory; a relative one is joined to the present one.
     #[must_use]
     pub fn dir(mut self, dir: &str) -> Self {
