@@ -200,6 +200,23 @@ fn results_arrive_as_directories_and_archives() {
 }
 
 #[test]
+fn thousands_of_small_files_cross_and_then_only_the_changed_one() {
+    let fixture = Fixture::new();
+    for n in 0..6000 {
+        let dir = fixture.path(&format!("project/src/{:02}", n / 100));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(format!("{n}.txt")), n.to_string()).unwrap();
+    }
+    let steps = "RUN find /src -type f | wc -l && cat /src/59/5999.txt\n";
+    fixture.write("project/Dockerfile", &format!("{DOCKERFILE}{steps}"));
+    let log = text(&fixture.build(&[]).stderr);
+    assert!(log.contains(" 6001\n") && log.contains(" 5999\n"), "{log}");
+    fixture.write("project/src/59/5999.txt", "changed");
+    let log = text(&fixture.build(&[]).stderr);
+    assert!(log.contains(" changed\n"), "{log}");
+}
+
+#[test]
 fn secrets_come_from_files_and_variables() {
     let fixture = Fixture::new();
     let steps = "RUN --mount=type=secret,id=f cat /run/secrets/f\n\

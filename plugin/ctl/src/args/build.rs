@@ -51,7 +51,7 @@ pub struct BuildFlags {
     /// Allow extra privileged entitlement, e.g. network.host, security.insecure, device
     #[arg(long)]
     pub allow: Vec<String>,
-    /// Allow forwarding SSH agent or a raw Unix socket to the builder. Format default|<id>[=<socket>[,raw=false]]
+    /// Allow forwarding SSH agent or a raw Unix socket to the builder. Format `default|<id>[=<socket>[,raw=false]]`
     #[arg(long)]
     pub ssh: Vec<String>,
     /// Read source policy file from a JSON file

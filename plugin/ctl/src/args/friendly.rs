@@ -35,7 +35,7 @@ pub struct FriendlyFlags {
     /// Secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VAR]
     #[arg(long)]
     pub secret: Vec<String>,
-    /// SSH agent for RUN --mount=type=ssh: default|<id>[=<socket>]
+    /// SSH agent for RUN --mount=type=ssh: `default|<id>[=<socket>]`
     #[arg(long)]
     pub ssh: Vec<String>,
     /// Allow extra privileged entitlement, e.g. network.host, security.insecure

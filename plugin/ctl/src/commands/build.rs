@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 
+use shipway_proto::control::StatusResponse;
 use shipway_proto::pb;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -30,12 +31,20 @@ pub(crate) async fn run(global: &Global, flags: &BuildFlags) -> Result<(), Error
     }
     let daemon = Daemon::connect(global).await?;
     let reference = uuid::Uuid::new_v4().simple().to_string();
-    let built = Box::pin(build_and_show(
-        &daemon,
-        &plan,
+    let (events, shown) = mpsc::channel(64);
+    let build = Build {
+        daemon: &daemon,
+        plan: &plan,
         definition,
-        &reference,
+        reference: &reference,
+        progress: events,
+        interrupted: CancellationToken::new(),
+    };
+    let ended = Box::pin(build_and_show(
+        build,
+        shown,
         &mut progress,
+        &global.log_format,
     ))
     .await;
     if let Some(path) = &flags.display.ref_file {
@@ -46,7 +55,7 @@ pub(crate) async fn run(global: &Global, flags: &BuildFlags) -> Result<(), Error
     {
         write_metrics(path, &metrics.report())?;
     }
-    let outcome = built?;
+    let outcome = ended?;
     if let Some(path) = &flags.display.metadata_file {
         build::write_metadata(path, &outcome.exporters)?;
     }
@@ -57,23 +66,16 @@ pub(crate) async fn run(global: &Global, flags: &BuildFlags) -> Result<(), Error
 }
 
 async fn build_and_show(
-    daemon: &Daemon,
-    plan: &Plan,
-    definition: Option<pb::Definition>,
-    reference: &str,
+    build: Build<'_>,
+    shown: mpsc::Receiver<StatusResponse>,
     progress: &mut Progress,
+    log_format: &str,
 ) -> Result<build::Outcome, Error> {
-    let (events, shown) = mpsc::channel(64);
-    let interrupted = CancellationToken::new();
-    let build = Build {
-        daemon,
-        plan,
-        definition,
-        reference,
-        progress: events,
-        interrupted: interrupted.clone(),
+    let interrupted = build.interrupted.clone();
+    let mut warn = |text: String| match log_format {
+        "json" => eprintln!("{}", serde_json::json!({ "level": "warning", "msg": text })),
+        _ => eprintln!("warning: {text}"),
     };
-    let mut warn = |text: String| eprintln!("warning: {text}");
     let building = build::run(build, &mut warn);
     let show = progress.show(shown);
     tokio::select! {

@@ -143,7 +143,7 @@ fn summary(records: &[UsageRecord]) -> String {
 fn verbose(records: &[UsageRecord]) -> String {
     let mut table = Table::default();
     for record in records {
-        let time = |at: &Option<prost_types::Timestamp>| at.as_ref().map(format_time);
+        let time = |at: &Option<prost_types::Timestamp>| at.as_ref().map(go_time);
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let pairs = [
             ("ID:", Some(record.id.clone())),
@@ -166,6 +166,11 @@ fn verbose(records: &[UsageRecord]) -> String {
         table.line([""]);
     }
     table.text()
+}
+
+/// A time as Go prints one.
+fn go_time(at: &prost_types::Timestamp) -> String {
+    format_time(at).replace('T', " ").replace('Z', " +0000 UTC")
 }
 
 fn usage_value(usage: &UsageRecord) -> Value {

@@ -196,4 +196,43 @@ mod tests {
         assert_eq!(forwarded, [list.as_slice(), &sign].concat());
         assert_eq!(refused, 1);
     }
+
+    #[tokio::test]
+    async fn a_call_reaches_the_socket_and_its_answers_come_back() {
+        use shipway_proto::sshforward::ssh_client::SshClient;
+        use shipway_proto::sshforward::ssh_server::SshServer;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let agents = Agents::new([("default".to_owned(), Agent::Ssh(path))].into());
+        let mut client = SshClient::new(SshServer::new(agents));
+
+        let known = client.check_agent(CheckAgentRequest::default()).await;
+        assert!(known.is_ok());
+        let unknown = client
+            .check_agent(CheckAgentRequest { id: "other".into() })
+            .await;
+        assert_eq!(unknown.unwrap_err().code(), tonic::Code::NotFound);
+
+        let (requests, receiver) = mpsc::channel(1);
+        let call = client.forward_agent(ReceiverStream::new(receiver));
+        let (call, accepted) = tokio::join!(call, listener.accept());
+        let (mut answers, (mut socket, _)) = (call.unwrap().into_inner(), accepted.unwrap());
+        requests
+            .send(BytesMessage {
+                data: Bytes::from_static(&[0, 0, 0, 1, 11]),
+            })
+            .await
+            .unwrap();
+        let mut request = [0; 5];
+        socket.read_exact(&mut request).await.unwrap();
+        assert_eq!(request, [0, 0, 0, 1, 11]);
+        socket.write_all(b"keys").await.unwrap();
+        assert_eq!(answers.message().await.unwrap().unwrap().data, "keys");
+        drop(requests);
+        assert_eq!(socket.read(&mut request).await.unwrap(), 0);
+        drop(socket);
+        assert_eq!(answers.message().await.unwrap(), None);
+    }
 }

@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt as _, stream};
 use shipway_proto::filesync::file_sync_server;
 use shipway_proto::fsutil::packet::PacketType;
 use shipway_proto::fsutil::{Packet, Stat};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
@@ -47,6 +47,8 @@ impl FileSync {
 }
 
 type Packets = Pin<Box<dyn Stream<Item = Result<Packet, Status>> + Send>>;
+/// Files to send, by index and path.
+type Queued = mpsc::UnboundedReceiver<(u32, String)>;
 type Outbox = mpsc::Sender<Result<Vec<Packet>, Status>>;
 
 #[tonic::async_trait]
@@ -138,20 +140,26 @@ impl Sender {
         let _gone = self.outbox.blocking_send(Err(Status::unknown(reason)));
     }
 
-    /// Answers the daemon's requests for content until it says that it has all.
+    /// Answers the daemon's requests for content until it says that it has all. Never stops reading: a request that waits
+    /// in the connection costs more than one that waits here.
     async fn answer(self: Arc<Self>, mut requests: Streaming<Packet>) {
         let files = TaskTracker::new();
-        let slots = Arc::new(Semaphore::new(FILES_AT_ONCE));
+        let (queue, queued) = mpsc::unbounded_channel();
+        let queued = Arc::new(tokio::sync::Mutex::new(queued));
+        for _ in 0..FILES_AT_ONCE {
+            files.spawn(Arc::clone(&self).send_files(Arc::clone(&queued)));
+        }
+        files.close();
         // The call may be over on the other side.
         while let Ok(Some(packet)) = requests.message().await {
             let refused = match packet.r#type() {
-                PacketType::PacketReq => self.send_later(packet.id, &files, &slots).await,
+                PacketType::PacketReq => self.enqueue(packet.id, &queue),
                 PacketType::PacketErr => {
                     let reason = String::from_utf8_lossy(&packet.data);
                     Err(format!("error from receiver: {reason}"))
                 }
                 PacketType::PacketFin => {
-                    files.close();
+                    drop(queue);
                     files.wait().await;
                     let fin = Packet {
                         r#type: PacketType::PacketFin.into(),
@@ -168,26 +176,26 @@ impl Sender {
         }
     }
 
-    /// Sends a file as soon as few enough others are under way.
-    async fn send_later(
-        self: &Arc<Self>,
-        id: u32,
-        files: &TaskTracker,
-        slots: &Arc<Semaphore>,
-    ) -> Result<(), String> {
+    fn enqueue(&self, id: u32, queue: &mpsc::UnboundedSender<(u32, String)>) -> Result<(), String> {
         let path = self
             .take(id)
             .ok_or_else(|| format!("invalid file id {id}"))?;
-        let slot = Arc::clone(slots)
-            .acquire_owned()
-            .await
-            .map_err(|error| error.to_string())?;
-        let sender = Arc::clone(self);
-        files.spawn_blocking(move || {
-            sender.send_file(id, &path);
-            drop(slot);
-        });
-        Ok(())
+        queue
+            .send((id, path))
+            .map_err(|_| "the session is over".to_owned())
+    }
+
+    /// Sends files from the queue, one after the other.
+    async fn send_files(self: Arc<Self>, queued: Arc<tokio::sync::Mutex<Queued>>) {
+        loop {
+            let next = queued.lock().await.recv().await;
+            let Some((id, path)) = next else { return };
+            let sender = Arc::clone(&self);
+            let sent = tokio::task::spawn_blocking(move || sender.send_file(id, &path)).await;
+            if sent.is_err() {
+                return;
+            }
+        }
     }
 
     async fn refuse(&self, reason: String) {
@@ -209,11 +217,14 @@ impl Sender {
         };
         let pieces = open(&self.root.join(path)).ok().map(|file| Pieces { file });
         for piece in pieces.into_iter().flatten() {
-            let failed = piece.is_err();
-            let packets = piece
-                .map(|piece| vec![data(piece)])
-                .map_err(|error| Status::unknown(format!("reading {path}: {error}")));
-            if self.outbox.blocking_send(packets).is_err() || failed {
+            // A piece that is not full is the last; its end goes with it.
+            let ends = piece.as_ref().map_or(true, |piece| piece.len() < PIECE);
+            let packets = match piece {
+                Ok(piece) if ends => Ok(vec![data(piece), data(Bytes::new())]),
+                Ok(piece) => Ok(vec![data(piece)]),
+                Err(error) => Err(Status::unknown(format!("reading {path}: {error}"))),
+            };
+            if self.outbox.blocking_send(packets).is_err() || ends {
                 return;
             }
         }

@@ -25,6 +25,10 @@ const PIECE: usize = 256 << 10;
 /// Window of each stream inside the tunnel, as BuildKit's own client has it.
 const WINDOW: u32 = 1 << 20;
 
+/// Window of the whole tunnel. The library closes a connection on which small frames, such as requests for files, wait
+/// unread for more than half of this, and counts each as a few hundred bytes.
+const TUNNEL_WINDOW: u32 = 64 << 20;
+
 type Opening = Pin<Box<dyn Future<Output = Result<Streaming<BytesMessage>, Status>> + Send>>;
 
 enum Inbound {
@@ -90,7 +94,7 @@ impl Tunnel {
         let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         server
             .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_connection_window_size(TUNNEL_WINDOW)
             .max_frame_size(1 << 20)
             .max_concurrent_streams(250)
             .max_header_list_size(1 << 20)
