@@ -199,7 +199,11 @@ fn extract(work: &Path) -> Outcome<()> {
     timed("extract that", || {
         extract_layer(blob, &mut composer, Expected::default(), Limits::default())
     })?;
-    fs::remove_dir_all(upper)?;
+    // Not removed yet: a filesystem is slow to reuse inodes that were freed a moment ago.
+    let kept = (0..)
+        .map(|n| work.join(format!("extracted-{n}")))
+        .find(|path| !path.exists());
+    fs::rename(upper, kept.ok_or("no name is free")?)?;
     Ok(())
 }
 

@@ -7,12 +7,14 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{self, Mode, OFlags, XattrFlags};
-use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use crate::layer::{self, Layer, OPAQUE};
+use crate::parallel;
 use crate::stat::{Kind, Stat};
 use crate::transfer::{self, Attributes, Linked};
 
@@ -34,35 +36,39 @@ pub struct Filled {
 pub fn fill(layer: &Layer, target: &Path) -> Result<Filled> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let target = fs::open(target, flags, Mode::empty()).on("open", target)?;
-    let mut fill = Fill {
+    let fill = Fill {
         layer,
         root: &target,
-        done: Filled::default(),
-        names: HashMap::new(),
-        way: Way::Clone,
+        done: [const { AtomicU64::new(0) }; 3],
+        names: Mutex::default(),
+        way: AtomicUsize::new(CLONE),
     };
-    fill.dir(Path::new(""), &target)?;
-    Ok(fill.done)
+    parallel::run(vec![PathBuf::new()], |rel| fill.dir(&rel))?;
+    let [cloned, linked, copied] = fill.done.map(AtomicU64::into_inner);
+    Ok(Filled {
+        cloned,
+        linked,
+        copied,
+    })
 }
+
+/// The ways to give a file's contents to the target, the best first.
+const CLONE: usize = 0;
+const LINK: usize = 1;
+const COPY: usize = 2;
+
+/// Where an inode of the layer has its first name, once it has one.
+type First = Arc<Mutex<Option<PathBuf>>>;
 
 struct Fill<'a> {
     layer: &'a Layer,
     root: &'a OwnedFd,
-    done: Filled,
-    /// Where inodes with several names in this layer are.
-    names: HashMap<u64, PathBuf>,
-    way: Way,
-}
-
-/// The best way to give a file's contents to the target, as far as is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// The filesystem shares extents.
-    Clone,
-    /// Both directories are on one mount.
-    Link,
-    /// Neither.
-    Copy,
+    /// Files by the way that they went.
+    done: [AtomicU64; 3],
+    /// Inodes with several names in this layer.
+    names: Mutex<HashMap<u64, First>>,
+    /// The best way, as far as is known.
+    way: AtomicUsize,
 }
 
 /// A name in the target, and what goes there.
@@ -75,21 +81,25 @@ struct Target<'a> {
 }
 
 impl Fill<'_> {
-    fn dir(&mut self, rel: &Path, to: &OwnedFd) -> Result<()> {
-        let from = self.layer.open_dir(rel)?;
+    /// Fills a directory that exists; gives the ones in it.
+    fn dir(&self, rel: &Path) -> Result<Vec<PathBuf>> {
+        let (from, to) = (
+            self.layer.open_dir(rel)?,
+            transfer::open_dir(self.root, rel)?,
+        );
+        let mut inner = Vec::new();
         for entry in layer::entries(&from, rel)? {
             let name = Path::new(&entry.name);
             let path = rel.join(name);
             let stat = Stat::at(&from, name).on("lstat", &path)?;
             if stat.is_dir() {
-                fs::mkdirat(to, name, Mode::from_raw_mode(0o700)).on("mkdir", &path)?;
-                let inner = transfer::open_dir(to, name)?;
-                self.dir(&path, &inner)?;
+                fs::mkdirat(&to, name, Mode::from_raw_mode(0o700)).on("mkdir", &path)?;
+                inner.push(path);
             } else {
                 self.leaf(
                     &from,
                     &Target {
-                        dir: to,
+                        dir: &to,
                         name,
                         path,
                         stat,
@@ -97,10 +107,11 @@ impl Fill<'_> {
                 )?;
             }
         }
-        dir_attributes(rel, &from, to)
+        dir_attributes(rel, &from, &to)?;
+        Ok(inner)
     }
 
-    fn leaf(&mut self, from: &OwnedFd, to: &Target<'_>) -> Result<()> {
+    fn leaf(&self, from: &OwnedFd, to: &Target<'_>) -> Result<()> {
         if to.stat.is_whiteout() {
             let kind = fs::FileType::CharacterDevice;
             return fs::mknodat(to.dir, to.name, kind, Mode::empty(), 0).on("whiteout", &to.path);
@@ -119,60 +130,69 @@ impl Fill<'_> {
         transfer::set_attributes(to.dir, to.name, to.stat.kind, &attributes, &xattrs)
     }
 
-    fn file(&mut self, from: &OwnedFd, to: &Target<'_>) -> Result<()> {
-        if self.link(from, to)? {
+    /// Names of one inode stay names of one inode.
+    fn file(&self, from: &OwnedFd, to: &Target<'_>) -> Result<()> {
+        if to.stat.nlink < 2 {
+            return self.contents(from, to);
+        }
+        let first = Arc::clone(lock(&self.names).entry(to.stat.ino).or_default());
+        let mut first = lock(&first);
+        if let Some(first) = &*first
+            && transfer::link(self.root, first, to.dir, to.name)? == Linked::Done
+        {
             return Ok(());
+        }
+        self.contents(from, to)?;
+        *first = Some(to.path.clone());
+        Ok(())
+    }
+
+    fn contents(&self, from: &OwnedFd, to: &Target<'_>) -> Result<()> {
+        let way = self.way.load(Ordering::Relaxed);
+        let linkable = to.stat.size >= ALWAYS_COPIED && !is_cron(&to.path);
+        if way == LINK && linkable {
+            match transfer::link(from, to.name, to.dir, to.name)? {
+                Linked::Done => {
+                    self.count(LINK);
+                    return Ok(());
+                }
+                Linked::Never => self.way.store(COPY, Ordering::Relaxed),
+                Linked::NotThis => {}
+            }
         }
         let attributes = Attributes::of(&to.stat);
         let source = fs::openat(from, to.name, layer::READ, Mode::empty()).on("open", &to.path)?;
         let source = File::from(source);
-        let Some(new) = self.clone_file(&source, to)? else {
-            self.done.copied += 1;
-            return transfer::copy_whole(&source, to.dir, to.name, &attributes);
-        };
-        self.done.cloned += 1;
-        let xattrs = layer::xattrs_of(&source, to.name)?;
-        transfer::set_file_attributes(&new, to.name, &attributes, &xattrs)
+        if way == CLONE && to.stat.size > 0 {
+            if let Some(new) = self.clone_file(&source, to)? {
+                self.count(CLONE);
+                let xattrs = layer::xattrs_of(&source, to.name)?;
+                return transfer::set_file_attributes(&new, to.name, &attributes, &xattrs);
+            }
+            return self.contents(from, to);
+        }
+        self.count(COPY);
+        transfer::copy_whole(&source, to.dir, to.name, &attributes)
     }
 
-    /// Gives a file another name, of the layer's file or of one that is here already, where that is right.
-    fn link(&mut self, from: &OwnedFd, to: &Target<'_>) -> Result<bool> {
-        if to.stat.nlink > 1 {
-            if let Some(first) = self.names.get(&to.stat.ino) {
-                return Ok(transfer::link(self.root, first, to.dir, to.name)? == Linked::Done);
-            }
-            self.names.insert(to.stat.ino, to.path.clone());
-        }
-        if to.stat.size < ALWAYS_COPIED || self.way != Way::Link || is_cron(&to.path) {
-            return Ok(false);
-        }
-        match transfer::link(from, to.name, to.dir, to.name)? {
-            Linked::Done => {
-                self.done.linked += 1;
-                return Ok(true);
-            }
-            Linked::Never => self.way = Way::Copy,
-            Linked::NotThis => {}
-        }
-        Ok(false)
+    fn count(&self, way: usize) {
+        self.done[way].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Creates a file that shares the extents of another, if the filesystem can.
-    fn clone_file(&mut self, source: &File, to: &Target<'_>) -> Result<Option<File>> {
-        if self.way != Way::Clone {
-            return Ok(None);
-        }
+    /// Creates a file that shares the extents of another; if that fails, no other is tried.
+    fn clone_file(&self, source: &File, to: &Target<'_>) -> Result<Option<File>> {
         let new = transfer::create_file(to.dir, to.name)?;
-        match fs::ioctl_ficlone(&new, source) {
-            Ok(()) => return Ok(Some(new)),
-            Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY | Errno::NOSYS) => {
-                self.way = Way::Link;
-            }
-            Err(_) => {}
+        if fs::ioctl_ficlone(&new, source).is_ok() {
+            return Ok(Some(new));
         }
+        self.way.store(LINK, Ordering::Relaxed);
         fs::unlinkat(to.dir, to.name, fs::AtFlags::empty()).on("remove", &to.path)?;
         Ok(None)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn dir_attributes(rel: &Path, from: &OwnedFd, to: &OwnedFd) -> Result<()> {

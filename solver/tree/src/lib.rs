@@ -15,6 +15,7 @@ pub mod glob;
 pub mod hash;
 pub mod layer;
 pub mod mirror;
+mod parallel;
 pub mod stack;
 pub mod stat;
 pub mod tarball;

@@ -1,7 +1,6 @@
 //! The walk of a copy: directory after directory, each made when something is to go in. Patterns select entries; the
 //! directories around a selected one come with it. Metadata of directories is set when they are left.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -9,7 +8,8 @@ use std::path::{Path, PathBuf};
 use shipway_model::op::FileCopy;
 use shipway_patterns::{MatchInfo, PatternMatcher};
 
-use super::leaf::{Leaf, Target};
+use super::bulk::{self, Task};
+use super::leaf::{Files, Leaf, Target};
 use super::{Composer, CopyOptions, NewDir, Origin, Place};
 use crate::error::{Context, Error, Result, shown};
 use crate::stack::{Entry, Item, MergedDir};
@@ -31,10 +31,10 @@ struct Level {
 }
 
 /// A directory of the source.
-struct Source {
-    dir: MergedDir,
-    layer: usize,
-    stat: Stat,
+pub(super) struct Source {
+    pub(super) dir: MergedDir,
+    pub(super) layer: usize,
+    pub(super) stat: Stat,
 }
 
 /// What patterns say of an entry.
@@ -63,18 +63,15 @@ struct Matched {
 
 /// A copy under way.
 pub(super) struct Copier<'a> {
-    pub(super) to: &'a mut Composer,
-    pub(super) from: &'a Origin,
-    pub(super) options: &'a CopyOptions,
+    to: &'a mut Composer,
+    files: Files<'a>,
     /// Remove what is in the way.
     replace: bool,
     include: Option<PatternMatcher>,
     exclude: Option<PatternMatcher>,
     levels: Vec<Level>,
-    /// Where an inode of a source layer with several names has been copied to.
-    pub(super) inodes: HashMap<(usize, u64), PathBuf>,
-    /// Layers whose files cannot be linked to the upper.
-    pub(super) unlinkable: Vec<usize>,
+    /// Directories that are copied as a whole at the end.
+    bulk: Vec<Task>,
 }
 
 impl<'a> Copier<'a> {
@@ -90,19 +87,14 @@ impl<'a> Copier<'a> {
                 .map(Some)
                 .map_err(|e| Error::Pattern(e.to_string())),
         };
-        // A second name in the upper itself would be a hard link in its archive.
-        let own = |layer: &usize| from.tree.layers()[*layer].path() == to.upper().path();
-        let unlinkable = (0..from.tree.layers().len()).filter(own).collect();
         Ok(Self {
+            files: Files::new(to, from, options),
             to,
-            from,
-            options,
             replace: action.always_replace,
             include: matcher(&action.include_patterns)?,
             exclude: matcher(&action.exclude_patterns)?,
             levels: Vec::new(),
-            inodes: HashMap::new(),
-            unlinkable,
+            bulk: Vec::new(),
         })
     }
 
@@ -119,10 +111,11 @@ impl<'a> Copier<'a> {
         let Entry { layer, stat, dir } = entry;
         if let Some(dir) = dir {
             let source = Source { dir, layer, stat };
-            return self.directory(source, place, Choice::Taken, Matched::default());
+            self.directory(source, place, Choice::Taken, Matched::default())?;
+            return bulk::run(&self.files, std::mem::take(&mut self.bulk));
         }
         let parent = rel.parent().unwrap_or(Path::new(""));
-        let fd = self.from.tree.layers()[layer].open_dir(parent)?;
+        let fd = self.files.from.tree.layers()[layer].open_dir(parent)?;
         self.clear_way(&place, false)?;
         self.to.vacate(&place)?;
         let upper = transfer::open_dir(&**self.to.upper(), place.parent.rel.as_path())?;
@@ -133,7 +126,7 @@ impl<'a> Copier<'a> {
             stat,
         };
         let name = place.rel.file_name().unwrap_or_default();
-        self.leaf(
+        self.files.copy(
             &leaf,
             &Target {
                 dir: &upper,
@@ -156,6 +149,13 @@ impl<'a> Copier<'a> {
         if taken {
             self.clear_way(&place, true)?;
         }
+        if taken && place.entry.is_none() && self.include.is_none() && self.exclude.is_none() {
+            let rel = place.rel.clone();
+            self.prepare()?;
+            self.to.make_dir(&place, &NewDir::default())?;
+            self.bulk.push(Task { source, rel });
+            return Ok(());
+        }
         let dest = place.entry.and_then(|entry| entry.dir);
         let keeps_metadata = outermost && dest.is_some();
         let (open, rel) = (Vec::new(), place.rel);
@@ -177,22 +177,16 @@ impl<'a> Copier<'a> {
             return Ok(());
         };
         if keeps_metadata {
-            let mtime = self.options.mtime.unwrap_or(level.source.stat.mtime);
+            let mtime = self.files.options.mtime.unwrap_or(level.source.stat.mtime);
             return set_mtime(&fd, Path::new("."), mtime);
         }
-        self.dir_attributes(&fd, &level.source)
-    }
-
-    fn dir_attributes(&self, fd: &OwnedFd, source: &Source) -> Result<()> {
-        let xattrs = self.from.tree.layers()[source.layer].xattrs(&source.dir.rel)?;
-        let attributes = self.options.attributes(&source.stat);
-        transfer::set_attributes(fd, Path::new("."), Kind::Dir, &attributes, &xattrs)
+        self.files.dir_attributes(&fd, &level.source)
     }
 
     fn children(&mut self) -> Result<()> {
         let at = self.levels.len() - 1;
         let source = self.levels[at].source.dir.clone();
-        for item in self.from.tree.list(&source)? {
+        for item in self.files.from.tree.list(&source)? {
             let (choice, matched) = self.choose(at, &item);
             let is_dir = item.kind == Kind::Dir;
             if choice == Choice::Taken || (choice == Choice::Passed && is_dir) {
@@ -244,7 +238,7 @@ impl<'a> Copier<'a> {
             layer,
             stat,
         };
-        let done = self.leaf(
+        let done = self.files.copy(
             &leaf,
             &Target {
                 dir: &upper,
@@ -263,7 +257,7 @@ impl<'a> Copier<'a> {
         let index = if let Some(index) = known {
             index
         } else {
-            let fd = self.from.tree.layers()[layer].open_dir(&level.source.dir.rel)?;
+            let fd = self.files.from.tree.layers()[layer].open_dir(&level.source.dir.rel)?;
             level.open.push((layer, fd));
             level.open.len() - 1
         };
@@ -311,7 +305,7 @@ impl<'a> Copier<'a> {
             let level = &self.levels[at];
             let fd = transfer::open_dir(&**self.to.upper(), &level.rel)?;
             if fresh && at + 1 < self.levels.len() {
-                self.dir_attributes(&fd, &level.source)?;
+                self.files.dir_attributes(&fd, &level.source)?;
             }
             let level = &mut self.levels[at];
             (level.dest, level.fresh, level.fd) = (Some(dest), fresh, Some(fd));

@@ -3,9 +3,11 @@
 //! something hides it. The result is what the same operations through a mount would leave. Nobody else may use the
 //! upper meanwhile, and the lower layers never change. An inode with several names is never changed in place.
 
+mod bulk;
 mod copy;
 mod leaf;
 mod levels;
+mod links;
 mod ops;
 mod unpack;
 
@@ -19,6 +21,7 @@ use rustix::fs::{self, Mode, XattrFlags};
 use rustix::io::Errno;
 
 pub use copy::{CopyOptions, Origin};
+use links::Links;
 pub(crate) use ops::clean;
 
 use crate::error::{Context, Error, Result, shown};
@@ -58,7 +61,7 @@ pub struct Composer {
     /// Directories known to exist in the upper.
     ready: HashSet<PathBuf>,
     /// Inodes of other layers that have a name in the upper already.
-    linked: HashSet<(u64, u64)>,
+    links: Arc<Links>,
 }
 
 /// A name in the merged view, with what is there now.
@@ -89,7 +92,7 @@ impl Composer {
             stack,
             upper,
             ready: HashSet::from([PathBuf::new()]),
-            linked: HashSet::new(),
+            links: Arc::default(),
         })
     }
 
