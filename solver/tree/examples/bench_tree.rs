@@ -200,7 +200,7 @@ fn extract(work: &Path) -> Outcome<()> {
         extract_layer(blob, &mut composer, Expected::default(), Limits::default())
     })?;
     // Not removed yet: a filesystem is slow to reuse inodes that were freed a moment ago.
-    let kept = (0..)
+    let kept = (0..9)
         .map(|n| work.join(format!("extracted-{n}")))
         .find(|path| !path.exists());
     fs::rename(upper, kept.ok_or("no name is free")?)?;

@@ -96,12 +96,11 @@ fn is_empty_layer(block: &[u8]) -> bool {
 fn gzip_effort(level: Option<u8>) -> i32 {
     match level {
         Some(0) => 0,
-        Some(1) => 1,
-        Some(2..=3) => 2,
-        None | Some(4..=6) => 3,
-        Some(7) => 5,
-        Some(8) => 6,
-        Some(_) => 8,
+        Some(1..=3) => 1,
+        Some(4) => 2,
+        None | Some(5..=7) => 3,
+        Some(8) => 4,
+        Some(_) => 6,
     }
 }
 

@@ -342,6 +342,7 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use shipway_model::Digest;
 
     fn header(name: &[u8], kind: Type) -> Header<'_> {
@@ -515,5 +516,36 @@ mod tests {
         writer.bytes(&header, b"abc").unwrap();
         writer.file(&header, &b"abc"[..]).unwrap();
         assert_eq!(writer.finish().unwrap().len(), 4 * BLOCK + 2 * BLOCK);
+    }
+
+    proptest! {
+        #[test]
+        fn any_reader_gets_back_what_was_written(
+            name in "[a-zé/]{1,300}",
+            link in "[a-z/é]{0,200}",
+            uid in 0_u32..4_000_000_000,
+            sec in -10_i64..20_000_000_000,
+            data in prop::collection::vec(any::<u8>(), 0..2000),
+        ) {
+            let name = format!("n/{}", name.trim_matches('/').replace("//", "/"));
+            let mtime = Time { sec, nsec: 0 };
+            let size = data.len() as u64;
+            let file = Header { uid, mtime, size, mode: 0o640, ..Header::new(name.as_bytes(), Type::File) };
+            let symlink = Header { link: link.as_bytes().into(), ..Header::new(&b"l"[..], Type::Symlink) };
+            let mut writer = Writer::new(Vec::new());
+            writer.bytes(&file, &data).unwrap();
+            writer.header(&symlink).unwrap();
+            let bytes = writer.finish().unwrap();
+            let mut archive = tar::Archive::new(&bytes[..]);
+            let mut entries = archive.entries().unwrap();
+            let mut first = entries.next().unwrap().unwrap();
+            let mut contents = Vec::new();
+            first.read_to_end(&mut contents).unwrap();
+            prop_assert_eq!(&*first.path_bytes(), name.as_bytes());
+            prop_assert_eq!(contents, data);
+            let second = entries.next().unwrap().unwrap();
+            prop_assert_eq!(second.link_name_bytes().unwrap_or_default(), link.as_bytes());
+            prop_assert!(entries.next().is_none());
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::transfer::Attributes;
 pub struct Origin {
     /// The tree.
     pub tree: Stack,
-    /// Its files never change, so that they may get further names.
+    /// Its files never change and the destination's never will (a cache mount's do), so that they may be linked.
     pub linkable: bool,
 }
 

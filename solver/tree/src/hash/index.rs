@@ -241,7 +241,12 @@ impl LayerIndex {
             let name = (input.number()?, input.number()?);
             let target = (input.number()?, input.number()?);
             let fits = |(from, len): (u32, u32)| from as usize + len as usize <= text;
-            if next <= at || next > count || parent > at || !fits(name) || !fits(target) {
+            if next <= at
+                || next > count
+                || parent > at.saturating_sub(1)
+                || !fits(name)
+                || !fits(target)
+            {
                 return Err(Error::Index("entry out of range"));
             }
             index.nodes.push(Node {

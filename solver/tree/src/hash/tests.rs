@@ -5,6 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
+use super::index::{Builder, NodeKind};
 use super::{Content, Indexed, LayerIndex, Selector, deduplicate};
 use crate::layer::Layer;
 
@@ -157,4 +160,27 @@ fn nothing_is_the_digest_of_nothing() {
         shipway_model::Digest::of(b"")
     );
     assert!(empty.checksum(&select("/x")).is_err());
+}
+
+proptest! {
+    #[test]
+    fn damaged_bytes_are_an_error_or_an_index_that_can_be_walked(at in 0_usize..400, value: u8) {
+        let mut builder = Builder::default();
+        builder.open(b"", false);
+        builder.open(b"dir", false);
+        builder.leaf(b"file", NodeKind::Leaf, b"", Some([3; 32]));
+        builder.leaf(b"link", NodeKind::Symlink, b"/dir/file", Some([4; 32]));
+        builder.close();
+        builder.leaf(b"gone", NodeKind::Whiteout, b"", None);
+        let mut bytes = builder.finish().to_bytes();
+        let at = at % bytes.len();
+        bytes[at] = value;
+        if let Ok(index) = LayerIndex::from_bytes(&bytes) {
+            let temp = tempfile::tempdir_in(".").unwrap();
+            let layer = Arc::new(Layer::open(temp.path()).unwrap());
+            let content = Content::new(vec![Indexed { layer, index: Arc::new(index) }]);
+            drop(content.checksum(&select("/dir/link")));
+            drop(content.checksum(&select("/")));
+        }
+    }
 }
