@@ -1,6 +1,6 @@
 //! Processes: a root filesystem, more mounts, and what the process needs. Mounts are numbered in order of their targets.
 
-use super::{Graph, Kind, Output, State, VertexOptions};
+use super::{Graph, Kind, Output, State, Vars, VertexOptions};
 use shipway_model::op::{
     CacheSharing, CdiDevice, ContentCache, ExecOp, Meta, Mount, MountKind, NetMode, ProxyEnv,
     SecretEnv, SecretMount, SecurityMode, Ulimit,
@@ -284,16 +284,10 @@ fn number_outputs(mounts: &mut [Placed]) {
 fn finish(state: &State, run: Run, placed: Vec<Placed>) -> ExecNode {
     let settings = state.settings();
     let ssh = sockets(run.ssh);
-    let mut env: Vec<String> = settings
-        .env
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    if let Some((socket, _)) = ssh.first()
-        && !settings.env.contains_key("SSH_AUTH_SOCK")
-    {
-        env.push(format!("SSH_AUTH_SOCK={socket}"));
-    }
+    let env = environment(
+        &settings.env,
+        ssh.first().map(|(socket, _)| socket.as_str()),
+    );
     let secret_env = run.secrets.iter().filter_map(|secret| {
         let name = secret.env.clone()?;
         Some(SecretEnv {
@@ -344,6 +338,14 @@ fn finish(state: &State, run: Run, placed: Vec<Placed>) -> ExecNode {
         sources,
         platform: settings.platform.clone(),
     }
+}
+
+/// `NAME=value` in order; programs find the first agent by a variable.
+fn environment(vars: &Vars, socket: Option<&str>) -> Vec<String> {
+    let pairs = vars.iter().map(|(name, value)| format!("{name}={value}"));
+    let socket = socket.filter(|_| !vars.contains_key("SSH_AUTH_SOCK"));
+    let socket = socket.map(|socket| format!("SSH_AUTH_SOCK={socket}"));
+    pairs.chain(socket).collect()
 }
 
 /// Sockets with their paths, numbered where none is given.
