@@ -23,7 +23,7 @@ use crate::scope::Scope;
 use crate::step::Step;
 
 /// What containerd calls an OCI specification.
-const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+pub(crate) const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 /// How long killed processes may take to be gone.
 const DEATH: Duration = Duration::from_secs(20);
 const SIGKILL: u32 = 9;
@@ -52,7 +52,7 @@ impl Scope {
         // From here on a failure leaves nothing behind: the build's drop closes it.
         let build = Arc::new(Build {
             scope: self.clone(),
-            state: self.connection.settings.state.join(&task.id),
+            state: self.connection.state.join(&task.id),
             id: task.id,
             closed: AtomicBool::new(false),
         });
@@ -66,13 +66,7 @@ impl Scope {
     fn container(&self, task: &BuildTask, attempt: &str) -> Result<wire::Container, BackendError> {
         let refused =
             |why: String| BackendError::caused(ErrorKind::FailedPrecondition, attempt, why);
-        let parent = if task.cgroup_parent.is_empty() {
-            &self.connection.settings.cgroup_parent
-        } else {
-            &task.cgroup_parent
-        };
-        let cgroup = cgroup(parent, &task.id)
-            .ok_or_else(|| refused(format!("cgroup parent {parent:?} is not a clean path")))?;
+        let cgroup = self.cgroup_of(task, attempt)?;
         let build = BuildContainer {
             cgroup,
             resources: None,
@@ -97,6 +91,23 @@ impl Scope {
                 value,
             }),
             ..Default::default()
+        })
+    }
+
+    /// Where a build's processes are counted.
+    pub(crate) fn cgroup_of(
+        &self,
+        task: &BuildTask,
+        attempt: &str,
+    ) -> Result<PathBuf, BackendError> {
+        let parent = if task.cgroup_parent.is_empty() {
+            &self.connection.settings.cgroup_parent
+        } else {
+            &task.cgroup_parent
+        };
+        cgroup(parent, &task.id).ok_or_else(|| {
+            let why = format!("cgroup parent {parent:?} is not a clean path");
+            BackendError::caused(ErrorKind::FailedPrecondition, attempt, why)
         })
     }
 
@@ -254,7 +265,7 @@ impl Sandbox for Build {
 
 async fn close(scope: &Scope, id: &str, state: &Path) -> Result<(), BackendError> {
     let removed = scope.remove_container(id).await;
-    fifo::remove(state);
+    fifo::remove_build(state);
     removed
 }
 
@@ -291,8 +302,10 @@ impl Executor for Scope {
         for container in listed.containers {
             if self.is_left_behind(&container.labels) {
                 self.remove_container(&container.id).await?;
-                fifo::remove(&self.connection.settings.state.join(&container.id));
             }
+        }
+        for state in self.connection.left_behind() {
+            fifo::remove_process(&state);
         }
         Ok(())
     }

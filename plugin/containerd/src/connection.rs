@@ -1,6 +1,7 @@
 //! The one connection to containerd: made when it is needed, made anew after a restart. Decides for how long a call is
 //! asked again when containerd is away.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,12 +23,16 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Unread bytes of one call: blobs are read in messages of 1 MiB and less.
 const STREAM_WINDOW: u32 = 4 << 20;
 
+/// What the names of processes' parts of the state directory begin with.
+const RUN: &str = "run-";
+
 /// What the adapter is to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// containerd's socket.
     pub socket: PathBuf,
-    /// A directory of the daemon's own for pipes and results of steps; short, private, better in memory.
+    /// A directory of this instance's own for pipes, results and mounts of steps: private, better in memory. What an earlier
+    /// process of the instance left in it is removed by the executor's `clean_up`.
     pub state: PathBuf,
     /// Tells this daemon's containers and leases from another daemon's on the same containerd; stays the same when the daemon
     /// is restarted. Letters, digits, `.`, `_` and `-`.
@@ -44,6 +49,8 @@ pub(crate) struct Connection {
     pub(crate) settings: Settings,
     /// Tells this process from an earlier one of the same instance.
     pub(crate) process: String,
+    /// This process's part of the state directory.
+    pub(crate) state: PathBuf,
     /// What ends in the background: leases, aborted uploads, deleted steps.
     pub(crate) background: TaskTracker,
 }
@@ -60,12 +67,29 @@ impl Connection {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(4 * STREAM_WINDOW)
             .connect_with_connector_lazy(connect);
+        let process = uuid::Uuid::new_v4().simple().to_string();
         Self {
             channel,
+            state: settings.state.join(format!("{RUN}{}", &process[..12])),
             settings,
-            process: uuid::Uuid::new_v4().simple().to_string(),
+            process,
             background: TaskTracker::new(),
         }
+    }
+}
+
+impl Connection {
+    /// Parts of the state directory that earlier processes of this instance left.
+    pub(crate) fn left_behind(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.settings.state)
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(RUN))
+            .map(|entry| entry.path())
+            .filter(|path| *path != self.state)
+            .collect()
     }
 }
 

@@ -120,11 +120,46 @@ pub(crate) async fn pump_in(mut to: Sender, mut from: mpsc::Receiver<Bytes>) -> 
     Ok(())
 }
 
+/// Removes the directory of a process that has ended.
+pub(crate) fn remove_process(dir: &Path) {
+    for build in entries(dir) {
+        remove_build(&build);
+    }
+    told(dir, fs::remove_dir(dir));
+}
+
+/// Removes a build's directory with those of its steps; it is no error where it is gone. Only what this crate puts there
+/// goes: a step's root may still be mounted, and nothing in it is ever deleted.
+pub(crate) fn remove_build(dir: &Path) {
+    for step in entries(dir) {
+        remove_step(&step);
+    }
+    told(dir, fs::remove_dir(dir));
+}
+
 /// Removes a step's directory; it is no error where it is gone.
-pub(crate) fn remove(dir: &Path) {
-    match fs::remove_dir_all(dir) {
+pub(crate) fn remove_step(dir: &Path) {
+    for entry in entries(dir) {
+        let is_dir = fs::symlink_metadata(&entry).is_ok_and(|data| data.is_dir());
+        let removed = if is_dir {
+            fs::remove_dir(&entry)
+        } else {
+            fs::remove_file(&entry)
+        };
+        told(&entry, removed);
+    }
+    told(dir, fs::remove_dir(dir));
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn told(path: &Path, removed: io::Result<()>) {
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(dir = %dir.display(), %error, "a step's directory stays");
+            tracing::warn!(path = %path.display(), %error, "a step leaves something behind");
         }
         _ => {}
     }

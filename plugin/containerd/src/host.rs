@@ -8,11 +8,12 @@ use containerd_client::services::v1::ListNamespacesRequest;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::namespaces_client::NamespacesClient;
 use containerd_client::services::v1::version_client::VersionClient;
-use shipway_backend::{BackendError, ErrorKind, Host, Namespace};
+use shipway_backend::{BackendError, ErrorKind, Executor, Host, Namespace};
 
 use crate::connection::{Connection, Settings, repeat};
 use crate::error::failed;
 use crate::scope::Scope;
+use crate::single::StepTasks;
 
 /// The containerd that the daemon lives in.
 pub struct Containerd {
@@ -95,13 +96,17 @@ impl Containerd {
 impl Host for Containerd {
     fn namespace(&self, name: &str) -> Namespace {
         let scope = Scope::new(self.connection.clone(), name);
+        let executor: Arc<dyn Executor> = match self.kind {
+            ExecutorKind::BuildTask => Arc::new(scope.clone()),
+            ExecutorKind::StepTask => Arc::new(StepTasks(scope.clone())),
+        };
         Namespace {
             name: scope.name.clone(),
             blobs: Arc::new(scope.clone()),
             images: Arc::new(scope.clone()),
             leases: Arc::new(scope.clone()),
-            snapshots: Arc::new(scope.clone()),
-            executor: Arc::new(scope),
+            snapshots: Arc::new(scope),
+            executor,
         }
     }
 

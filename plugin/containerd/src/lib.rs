@@ -12,6 +12,7 @@ mod host;
 mod images;
 mod leases;
 mod scope;
+mod single;
 mod snapshots;
 mod step;
 mod upload;

@@ -1,13 +1,14 @@
-//! One step of a build: an exec in its task. Decides when a step has ended and what is told about it: the result file
-//! that the launcher leaves counts for more than containerd's answer, which a dead shim cannot give.
+//! One step of a build: an exec in its task, or a task of its own. Decides when a step has ended and what is told about it:
+//! the result file that the launcher leaves counts for more than containerd's answer, which a dead shim cannot give.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_client::services::v1 as wire;
 use prost_types::Any;
 use shipway_backend::{BackendError, ErrorKind, Exit, Process, StepIo};
+use shipway_model::Digest;
 use shipway_step::{STEP_TYPE_URL, StepOutcome, StepSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -18,6 +19,7 @@ use crate::connection::{once, repeat};
 use crate::error::failed;
 use crate::fifo::{self, Ends, Pipes};
 use crate::scope::Scope;
+use crate::single::{Figures, Rootfs};
 
 /// How long output may take to arrive after the step's end.
 const LAST_OUTPUT: Duration = Duration::from_secs(10);
@@ -29,12 +31,44 @@ pub(crate) struct Step {
     exit: watch::Receiver<Option<Ended>>,
 }
 
-/// Which step.
+/// Which step, and what containerd calls it.
 #[derive(Clone)]
-struct Name {
-    scope: Scope,
-    container: String,
+pub(crate) struct Name {
+    pub(crate) scope: Scope,
+    build: String,
+    step: String,
+    pub(crate) container: String,
+    /// Empty where the step is its container's first process.
     exec: String,
+}
+
+/// Most characters that an id may have.
+const ID: usize = 76;
+
+/// What is to be removed when a step has ended.
+pub(crate) struct Traces {
+    /// Its pipes.
+    dir: PathBuf,
+    own: Own,
+}
+
+enum Own {
+    /// An exec, and the file where its launcher says how it ended.
+    Exec { result: PathBuf },
+    /// A container, and what is mounted for it.
+    Container(Option<Rootfs>),
+}
+
+impl Traces {
+    fn of_exec(dir: PathBuf, result: PathBuf) -> Self {
+        let own = Own::Exec { result };
+        Self { dir, own }
+    }
+
+    pub(crate) fn of_task(dir: PathBuf, rootfs: Option<Rootfs>) -> Self {
+        let own = Own::Container(rootfs);
+        Self { dir, own }
+    }
 }
 
 /// How a step ended, for every waiter.
@@ -63,28 +97,36 @@ impl Step {
         mut step: StepSpec,
         io: StepIo,
     ) -> Result<Self, BackendError> {
-        let name = Name {
-            scope,
-            container: container.to_owned(),
-            exec: exec.to_owned(),
-        };
-        let result = step.result.get_or_insert_with(|| dir.join("outcome.json"));
-        let result = result.clone();
+        let name = Name::of_exec(scope, container, exec);
+        let result = step
+            .result
+            .get_or_insert_with(|| dir.join("outcome.json"))
+            .clone();
         let pipes = Pipes::create(&dir, io);
         let pipes = pipes.map_err(|error| name.error("preparing", error))?;
-        if let Err(error) = name.exec_and_start(&step, &pipes, &result).await {
-            name.forget(dir);
+        let started = name.exec_and_start(&step, &pipes, &result).await;
+        let traces = Traces::of_exec(dir, result);
+        if let Err(error) = started {
+            name.forget(traces);
             return Err(error);
         }
+        let (step, life) = Self::run(name.clone(), traces, pipes.started());
+        name.scope.in_background(life);
+        Ok(step)
+    }
+
+    /// A step that has been started, and the rest of its life.
+    pub(crate) fn run(
+        name: Name,
+        traces: Traces,
+        ends: Ends,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (ended, exit) = watch::channel(None);
         let life = Life {
             name: name.clone(),
-            result,
-            dir,
+            traces,
         };
-        let task = life.run(pipes.started(), ended);
-        name.scope.in_background(task);
-        Ok(Self { name, exit })
+        (Self { name, exit }, life.run(ends, ended))
     }
 
     async fn ended(&self) -> Ended {
@@ -111,6 +153,7 @@ impl Process for Step {
             scope,
             container,
             exec,
+            ..
         } = &self.name;
         scope.send_signal(container, exec, number, false).await
     }
@@ -153,11 +196,48 @@ impl Drop for Step {
 }
 
 impl Name {
-    fn attempt(&self, what: &str) -> String {
-        format!("{what} step {} of build {}", self.exec, self.container)
+    fn of_exec(scope: Scope, container: &str, exec: &str) -> Self {
+        Self {
+            scope,
+            build: container.to_owned(),
+            step: exec.to_owned(),
+            container: container.to_owned(),
+            exec: exec.to_owned(),
+        }
     }
 
-    fn error(
+    /// A step that has a container for itself.
+    pub(crate) fn of_task(scope: Scope, build: &str, step: &str) -> Self {
+        let mut container = format!("{build}-{step}");
+        if container.len() > ID {
+            container = Digest::of(container).hex();
+        }
+        Self {
+            scope,
+            build: build.to_owned(),
+            step: step.to_owned(),
+            container,
+            exec: String::new(),
+        }
+    }
+
+    pub(crate) fn attempt(&self, what: &str) -> String {
+        format!("{what} step {} of build {}", self.step, self.build)
+    }
+
+    /// The error of a step that comes too late.
+    pub(crate) fn ended(&self) -> BackendError {
+        let attempt = self.attempt("starting");
+        BackendError::caused(ErrorKind::Cancelled, attempt, "the build has ended")
+    }
+
+    pub(crate) async fn kill_quietly(&self) {
+        if let Err(error) = self.kill().await {
+            tracing::debug!(?error, "killing a step");
+        }
+    }
+
+    pub(crate) fn error(
         &self,
         what: &str,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -184,7 +264,7 @@ impl Name {
         &self,
         step: &StepSpec,
         pipes: &Pipes,
-        result: &std::path::Path,
+        result: &Path,
     ) -> Result<(), BackendError> {
         let terminal = step.spec.process().as_ref().and_then(|p| p.terminal());
         let value = step.to_any_value();
@@ -249,13 +329,24 @@ impl Name {
             .then_some("the build's shim has ended")
     }
 
-    /// Deletes the exec and its directory; nobody waits for that.
-    fn forget(&self, dir: PathBuf) {
+    /// Removes what is left of a step; nobody waits for that.
+    pub(crate) fn forget(&self, traces: Traces) {
         let name = self.clone();
-        self.scope.in_background(async move {
-            name.delete().await;
-            fifo::remove(&dir);
-        });
+        self.scope
+            .in_background(async move { name.remove(traces).await });
+    }
+
+    async fn remove(&self, traces: Traces) {
+        match traces.own {
+            Own::Exec { .. } => self.delete().await,
+            Own::Container(rootfs) => {
+                if let Err(error) = self.scope.remove_container(&self.container).await {
+                    tracing::warn!(?error, "a step's container stays until the next start");
+                }
+                undo(rootfs).await;
+            }
+        }
+        fifo::remove_step(&traces.dir);
     }
 
     async fn delete(&self) {
@@ -269,20 +360,28 @@ impl Name {
         });
         if let Err(status) = deleted.await {
             // The build may be closed by now, and everything of it gone.
-            tracing::debug!(step = self.exec, %status, "deleting an exec");
+            tracing::debug!(step = self.step, %status, "deleting an exec");
         }
+    }
+}
+
+/// Takes a step's mounts away.
+async fn undo(rootfs: Option<Rootfs>) {
+    if let Some(rootfs) = rootfs
+        && let Err(error) = tokio::task::spawn_blocking(move || rootfs.undo()).await
+    {
+        tracing::warn!(%error, "a step's mounts stay");
     }
 }
 
 /// A step from its start to the end of its traces.
 struct Life {
     name: Name,
-    result: PathBuf,
-    dir: PathBuf,
+    traces: Traces,
 }
 
 impl Life {
-    async fn run(self, ends: Ends, tell: watch::Sender<Option<Ended>>) {
+    async fn run(mut self, ends: Ends, tell: watch::Sender<Option<Ended>>) {
         let mut outputs = JoinSet::new();
         for (from, to) in ends.outputs {
             outputs.spawn(fifo::pump_out(from, to));
@@ -298,9 +397,18 @@ impl Life {
         if let Some(feeding) = feeding {
             let _stopped = feeding.await;
         }
-        tell.send_replace(Some(self.exit(answer)));
-        self.name.delete().await;
-        fifo::remove(&self.dir);
+        let ended = match &mut self.traces.own {
+            Own::Exec { result } => self.name.exit_of_exec(result, answer),
+            Own::Container(rootfs) => {
+                let rootfs = rootfs.take();
+                let figures = rootfs.as_ref().map(|rootfs| rootfs.usage.read());
+                // Whoever waits takes the step's files next: nothing may still be mounted over them.
+                undo(rootfs).await;
+                self.name.exit_of_task(figures.unwrap_or_default(), answer)
+            }
+        };
+        tell.send_replace(Some(ended));
+        self.name.remove(self.traces).await;
     }
 
     async fn wait(&self) -> Result<u32, Status> {
@@ -308,6 +416,7 @@ impl Life {
             scope,
             container,
             exec,
+            ..
         } = &self.name;
         let answer = repeat(|| {
             let message = wire::WaitRequest {
@@ -323,39 +432,45 @@ impl Life {
     async fn take_last_output(&self, mut outputs: JoinSet<std::io::Result<()>>) {
         let all = async { while outputs.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_OUTPUT, all).await.is_err() {
-            tracing::warn!(step = self.name.exec, "a step's output has no end");
+            tracing::warn!(step = self.name.step, "a step's output has no end");
         }
     }
+}
 
-    fn exit(&self, answer: Result<u32, Status>) -> Ended {
-        let outcome = StepOutcome::read(&self.result).unwrap_or_else(|error| {
-            tracing::warn!(step = self.name.exec, %error, "a step's result cannot be read");
+impl Name {
+    fn exit_of_exec(&self, result: &Path, answer: Result<u32, Status>) -> Ended {
+        let outcome = StepOutcome::read(result).unwrap_or_else(|error| {
+            tracing::warn!(step = self.step, %error, "a step's result cannot be read");
             None
         });
-        match (outcome, answer) {
-            (
-                Some(StepOutcome {
-                    failure: Some(failure),
-                    ..
-                }),
-                _,
-            ) => Err(self.name.problem(ErrorKind::Other, failure.message)),
-            (Some(outcome), _) => Ok(Exit {
-                code: outcome.exit_code,
-                out_of_memory: outcome.oom_killed,
-                peak_memory: Some(outcome.peak_memory).filter(|bytes| *bytes > 0),
-                cpu_micros: Some(outcome.user_cpu_us + outcome.system_cpu_us),
-            }),
-            (None, Ok(code)) => Ok(Exit {
+        let Some(outcome) = outcome else {
+            return self.exit_of_task(Figures::default(), answer);
+        };
+        if let Some(failure) = outcome.failure {
+            return Err(self.problem(ErrorKind::Other, failure.message));
+        }
+        Ok(Exit {
+            code: outcome.exit_code,
+            out_of_memory: outcome.oom_killed,
+            peak_memory: Some(outcome.peak_memory).filter(|bytes| *bytes > 0),
+            cpu_micros: Some(outcome.user_cpu_us + outcome.system_cpu_us),
+        })
+    }
+
+    fn exit_of_task(&self, figures: Figures, answer: Result<u32, Status>) -> Ended {
+        match answer {
+            Ok(code) => Ok(Exit {
                 code,
-                ..Default::default()
+                out_of_memory: figures.out_of_memory && code == 137,
+                peak_memory: figures.peak_memory,
+                cpu_micros: figures.cpu_micros,
             }),
-            (None, Err(status)) => {
-                let why = match self.name.lost(&status) {
+            Err(status) => {
+                let why = match self.lost(&status) {
                     Some(why) => why.to_owned(),
                     None => status.message().to_owned(),
                 };
-                Err(self.name.problem(ErrorKind::Unavailable, why))
+                Err(self.problem(ErrorKind::Unavailable, why))
             }
         }
     }
@@ -364,7 +479,7 @@ impl Life {
 /// Feeds a step's standard input, then closes it.
 async fn feed(name: Name, to: tokio::net::unix::pipe::Sender, from: mpsc::Receiver<bytes::Bytes>) {
     if let Err(error) = fifo::pump_in(to, from).await {
-        tracing::debug!(step = name.exec, %error, "a step does not read its input");
+        tracing::debug!(step = name.step, %error, "a step does not read its input");
     }
     let message = wire::CloseIoRequest {
         container_id: name.container.clone(),
@@ -377,6 +492,6 @@ async fn feed(name: Name, to: tokio::net::unix::pipe::Sender, from: mpsc::Receiv
         .close_io(name.scope.request(message))
         .await;
     if let Err(status) = closed {
-        tracing::debug!(step = name.exec, %status, "closing a step's input");
+        tracing::debug!(step = name.step, %status, "closing a step's input");
     }
 }

@@ -6,7 +6,6 @@ mod command;
 mod credentials;
 mod devices;
 mod error;
-mod identity;
 mod mounts;
 mod paths;
 mod places;
@@ -29,6 +28,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
+use shipway_step::identity;
 
 pub(crate) use self::command::find as find_program;
 use self::error::{Attempt as _, StartError, chain};

@@ -7,6 +7,7 @@
 
 mod build;
 mod error;
+pub mod identity;
 mod layers;
 mod outcome;
 mod step;

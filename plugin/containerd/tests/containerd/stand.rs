@@ -43,7 +43,7 @@ impl Stand {
     pub(crate) async fn connect(&self, instance: &str) -> Containerd {
         let settings = Settings {
             socket: self.path("sock"),
-            state: self.path("daemon"),
+            state: self.path("daemon").join(instance),
             instance: instance.into(),
             runtime: std::env::var("SHIPWAY_SHIM").unwrap_or_else(|_| RUNTIME.into()),
             cgroup_parent: "/shipway-test".into(),
@@ -71,6 +71,15 @@ impl Stand {
 
     pub(crate) async fn end(&mut self) {
         self.process.kill().await.unwrap();
+        // Builds' own cgroups are gone; another test may be using the one above them.
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            let _in_use = fs::remove_dir(hierarchy.path().join("shipway-test"));
+        }
+        let _in_use = fs::remove_dir("/sys/fs/cgroup/shipway-test");
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let own = self.dir.path().to_str().unwrap();
+        let left: Vec<_> = table.lines().filter(|line| line.contains(own)).collect();
+        assert_eq!(left, [""; 0], "mounts are left");
     }
 
     /// A new root for a step: this machine's programs, and a new upper directory.
@@ -93,8 +102,9 @@ impl Stand {
 
     /// What steps left in the daemon's directory.
     pub(crate) fn leftovers(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path("daemon")).unwrap();
-        entries
+        let runs = fs::read_dir(self.path("daemon/it")).unwrap();
+        let builds = runs.flat_map(|run| fs::read_dir(run.unwrap().path()).unwrap());
+        builds
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect()
     }

@@ -2,7 +2,7 @@
 
 /// A name that the root does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum UnknownIdentity {
+pub enum UnknownIdentity {
     /// No such user.
     #[error("unable to find user {0}: no matching entries in passwd file")]
     User(String),
@@ -13,16 +13,19 @@ pub(crate) enum UnknownIdentity {
 
 /// Numbers to run as.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
     /// All groups, the primary one first.
-    pub(crate) groups: Vec<u32>,
+    pub groups: Vec<u32>,
 }
 
 impl Identity {
     /// Numbers as they are.
-    pub(crate) fn numeric(uid: u32, gid: u32, additional: &[u32]) -> Self {
+    #[must_use]
+    pub fn numeric(uid: u32, gid: u32, additional: &[u32]) -> Self {
         Self {
             uid,
             gid,
@@ -32,7 +35,7 @@ impl Identity {
 
     /// Looks up `user[:group]` as BuildKit does: two numbers (or `root`) are taken as they are; otherwise names and
     /// numbers are looked up in the root's files, and only a name that is missing there is an error.
-    pub(crate) fn lookup(user: &str, passwd: &str, group: &str) -> Result<Self, UnknownIdentity> {
+    pub fn lookup(user: &str, passwd: &str, group: &str) -> Result<Self, UnknownIdentity> {
         let (user, group_name) = user
             .split_once(':')
             .map_or((user, None), |(u, g)| (u, Some(g)));
@@ -78,7 +81,8 @@ impl Identity {
 }
 
 /// The home directory of a uid; `/` for one that passwd lacks.
-pub(crate) fn home_of(uid: u32, passwd: &str) -> &str {
+#[must_use]
+pub fn home_of(uid: u32, passwd: &str) -> &str {
     passwd
         .lines()
         .filter_map(PasswdEntry::parse)
