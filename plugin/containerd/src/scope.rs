@@ -58,12 +58,13 @@ impl Scope {
             name: self.name.to_string(),
             ..Default::default()
         };
-        let request = CreateNamespaceRequest {
+        let message = CreateNamespaceRequest {
             namespace: Some(namespace),
         };
-        let client = NamespacesClient::new(self.connection.channel.clone());
         let made = repeat(|| {
-            let (mut client, request) = (client.clone(), request.clone());
+            let mut client = NamespacesClient::new(self.connection.channel.clone());
+            // containerd 1.6 publishes the event in the namespace that the headers name.
+            let request = self.request(message.clone());
             async move { client.create(request).await }
         });
         match made.await {

@@ -130,6 +130,8 @@ async fn what_a_dead_daemon_left_is_removed_and_nothing_else() {
     let lease = dead.leases.create(Duration::from_secs(600)).await.unwrap();
     let stranger = stand.connect("stranger").await.namespace("builds");
     let theirs = stranger.executor.open(task("theirs")).await.unwrap();
+    let sleep = || Program::Sleep.step(stand.root());
+    let _theirs = theirs.start("s", sleep(), StepIo::default()).await.unwrap();
     let their_lease = stranger
         .leases
         .create(Duration::from_secs(600))
@@ -139,11 +141,16 @@ async fn what_a_dead_daemon_left_is_removed_and_nothing_else() {
     let host = stand.connect("it").await;
     let ours = host.namespace("builds");
     let mine = ours.executor.open(task("mine")).await.unwrap();
+    let _mine = mine.start("s", sleep(), StepIo::default()).await.unwrap();
     let my_lease = ours.leases.create(Duration::from_secs(600)).await.unwrap();
     ours.executor.clean_up().await.unwrap();
     ours.leases.clean_up().await.unwrap();
     let containers = stand.ctr(&["-n", "builds", "containers", "ls", "-q"]).await;
-    assert_eq!(containers, "mine\ntheirs\n");
+    let expected = match host.executor_kind() {
+        ExecutorKind::BuildTask => "mine\ntheirs\n",
+        ExecutorKind::StepTask => "mine-s\ntheirs-s\n",
+    };
+    assert_eq!(containers, expected);
     let leases = stand.ctr(&["-n", "builds", "leases", "ls", "-q"]).await;
     assert!(!leases.contains(lease.id()), "{leases}");
     assert!(leases.contains(their_lease.id()) && leases.contains(my_lease.id()));
@@ -153,17 +160,11 @@ async fn what_a_dead_daemon_left_is_removed_and_nothing_else() {
         Ok(exit) => assert_eq!(exit.code, 137),
         Err(error) => assert!(format!("{error:?}").contains("removed"), "{error:?}"),
     }
-    let late = Program::Speak.step(stand.root());
-    let late = left
-        .start("late", late, StepIo::default())
-        .await
-        .err()
-        .unwrap();
     if host.executor_kind() == ExecutorKind::BuildTask {
-        assert_eq!(
-            late.cause.unwrap().to_string(),
-            "build container was removed"
-        );
+        let late = Program::Speak.step(stand.root());
+        let late = left.start("late", late, StepIo::default()).await;
+        let cause = late.err().unwrap().cause.unwrap().to_string();
+        assert_eq!(cause, "build container was removed");
     }
     for sandbox in [left, theirs, mine] {
         sandbox.close().await.unwrap();
