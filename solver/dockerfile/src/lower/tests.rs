@@ -379,7 +379,7 @@ fn a_long_file_lowers_without_deep_recursion() {
     assert!(build(&text, &[]).definition.vertices.len() > 1_500);
 }
 
-fn instruction()() -> impl Strategy<Value = String> {
+fn instruction() -> impl Strategy<Value = String> {
     let names = "(RUN|COPY|ADD|ENV|ARG|LABEL|WORKDIR|USER|CMD|EXPOSE|VOLUME|FROM|ONBUILD|STOPSIGNAL|HEALTHCHECK CMD|RUN --mount=|COPY --from=|FROM a AS)";
     proptest::string::string_regex(&format!(
         "{names} ?[-a-c0-2$={{}}:/., \"'\\\\\\[\\]<]{{0,14}}"
