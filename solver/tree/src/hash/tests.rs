@@ -184,3 +184,145 @@ proptest! {
         }
     }
 }
+
+/// A tree of files (contents), directories (`/`) and links (`-> target`).
+fn tree(entries: &[(&str, &str)]) -> (tempfile::TempDir, Content) {
+    let temp = tempfile::tempdir_in(".").unwrap();
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for (path, data) in entries {
+        let path = temp.path().join(path);
+        match (*data, data.strip_prefix("-> ")) {
+            ("/", _) => dir(&path),
+            (_, Some(target)) => symlink(target, path).unwrap(),
+            (data, None) => write(&path, data),
+        }
+    }
+    let content = content(temp.path());
+    (temp, content)
+}
+
+fn glob(path: &str, follow: bool) -> Selector {
+    Selector {
+        wildcard: true,
+        follow_links: follow,
+        ..select(path)
+    }
+}
+
+/// Digests that BuildKit's own tests expect for the same trees.
+#[test]
+fn wildcards_and_patterns_hash_as_in_buildkit() {
+    let (_one, one) = tree(&[
+        ("bar", "data1"),
+        ("foo", "data0"),
+        ("fox", "data2"),
+        ("x", "/"),
+        ("x/d0", "/"),
+        ("x/d0/abc", "data0"),
+        ("x/d0/def", "-> abc"),
+        ("x/d0/ghi", "-> nosuchfile"),
+        ("y1", "-> foo"),
+        ("y2", "-> fox"),
+    ]);
+    let (_two, two) = tree(&[
+        ("target", "data0"),
+        ("sym", "-> target"),
+        ("foo", "/"),
+        ("foo/ghi", "-> target"),
+        ("y1", "-> foo/ghi"),
+    ]);
+    let (_three, three) = tree(&[
+        ("prefix", "/"),
+        ("prefix/a", "/"),
+        ("prefix/a/b", "/"),
+        ("prefix/a/b/c", "/"),
+        ("prefix/a/b/c/foo", "/"),
+        ("prefix/a/b/c/foo/bar", "abc"),
+    ]);
+    let strings = |all: &[&str]| all.iter().map(|&one| one.to_owned()).collect::<Vec<_>>();
+    let include = |wildcard, patterns: &[&str]| Selector {
+        wildcard,
+        include: strings(patterns),
+        ..select("prefix/a")
+    };
+    let exclude = Selector {
+        exclude: strings(&["*.git"]),
+        follow_links: true,
+        ..select("foo")
+    };
+    let cases = [
+        (&one, glob("f*", false), "0b6731924f0a32a8"),
+        (&one, glob("x/d?", false), "6b612ad5c1315911"),
+        (&one, glob("x/d?/def", true), "cd8e75bca50f2d69"),
+        (&one, glob("y*", true), "982153600b9653a1"),
+        (&two, glob("sym", false), "a2ba571981f48ec3"),
+        (&two, glob("foo/ghi", false), "a2ba571981f48ec3"),
+        (&two, select("sym"), "a2ba571981f48ec3"),
+        (&two, select("foo"), "9b761577efcb1239"),
+        (&two, glob("fo?", true), "2797e710c6d1a89f"),
+        (&two, exclude, "9b761577efcb1239"),
+        (
+            &three,
+            include(false, &["**/foo/**", "**/report"]),
+            "aa7448215bbf5b83",
+        ),
+        (
+            &three,
+            include(true, &["**/foo/**", "**/report"]),
+            "aa7448215bbf5b83",
+        ),
+        (
+            &three,
+            include(false, &["**/foo", "**/report"]),
+            "aa7448215bbf5b83",
+        ),
+        (
+            &three,
+            include(true, &["**/foo", "**/report"]),
+            "aa7448215bbf5b83",
+        ),
+        (
+            &three,
+            include(true, &["**/nothing/**"]),
+            "e3b0c44298fc1c14",
+        ),
+    ];
+    for (content, selector, expected) in cases {
+        let digest = content.checksum(&selector).unwrap().hex();
+        assert!(digest.starts_with(expected), "{selector:?}: {digest}");
+    }
+    assert!(
+        two.checksum(&glob("foo/ghi", true)).is_err(),
+        "a broken link that is followed"
+    );
+}
+
+#[test]
+fn a_link_before_the_pattern_changes_nothing() {
+    let (_temp, content) = tree(&[
+        ("data", "/"),
+        ("data/d0", "/"),
+        ("data/d0/d1", "/"),
+        ("data/d0/d1/d2", "/"),
+        ("data/d0/d1/d2/foo", "abc"),
+        ("data/symlink-to-d0", "-> d0"),
+        ("mnt", "/"),
+        ("mnt/data", "-> ../data"),
+    ]);
+    let foo = |wildcard, path| Selector {
+        wildcard,
+        include: vec!["**/foo".into()],
+        ..select(path)
+    };
+    for (wildcard, a, b) in [
+        (false, "data/d0", "mnt/data/d0"),
+        (true, "data/d0", "mnt/data/d0"),
+        (true, "data/d*", "mnt/data/d*"),
+        (true, "data/d0/d1/d*", "mnt/data/d0/d1/d*"),
+        (true, "mnt/data/d0/d*/d2", "mnt/data/symlink-to-d0/d*/d2"),
+    ] {
+        let one = content.checksum(&foo(wildcard, a)).unwrap();
+        assert_eq!(one, content.checksum(&foo(wildcard, b)).unwrap(), "{a} {b}");
+        assert_ne!(one, shipway_model::Digest::of(b""), "{a}");
+    }
+}
