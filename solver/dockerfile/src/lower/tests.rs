@@ -130,10 +130,11 @@ fn an_entrypoint_drops_the_command_of_the_base_only() {
     }
 }
 
+type Options<'a> = &'a [(&'a str, &'a str)];
+
 #[test]
 fn arguments_and_variables_shadow_each_other() {
     let given = [("build-arg:E", "arg")];
-    type Options<'a> = &'a [(&'a str, &'a str)];
     let cases: [(&str, Options<'_>, &str); 8] = [
         ("ARG G=g\nFROM a\nLABEL l=$G", &[], ""),
         ("ARG G=g\nFROM a\nARG G\nLABEL l=$G", &[], "g"),
