@@ -123,7 +123,7 @@ impl Build {
             [None, None, None]
         } else {
             let opened = launch.stdio.open(&container.subject())?;
-            container.keep_input(key, opened.input_keeper);
+            container.keep_input(key, opened.input);
             opened.streams
         };
         let order = Order {

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::events::Events;
 use super::logger::Subject;
-use super::stdio::{Stdio, make_nonblocking};
+use super::stdio::{Input, Stdio, make_nonblocking};
 use crate::task::{Exit, Key, Phase, Process, Refusal, Task};
 
 /// What a process is started from.
@@ -47,7 +47,7 @@ pub(crate) struct Launch {
 struct Handle {
     stdio: Stdio,
     recipe: Recipe,
-    input_keeper: Option<OwnedFd>,
+    input: Option<Input>,
     terminal: Option<Arc<OwnedFd>>,
     /// The terminal's size as it was set before there was one: columns and rows.
     size: Option<(u16, u16)>,
@@ -112,6 +112,10 @@ impl Container {
         Ok((process, stdio, state.task.is_paused()))
     }
 
+    pub(crate) fn is_paused(&self) -> bool {
+        self.state().task.is_paused()
+    }
+
     pub(crate) fn init_pid(&self) -> u32 {
         self.state()
             .task
@@ -159,10 +163,10 @@ impl Container {
         })
     }
 
-    /// Keeps a process's input open.
-    pub(crate) fn keep_input(&self, key: &Key, keeper: Option<OwnedFd>) {
+    /// Keeps a process's input coming.
+    pub(crate) fn keep_input(&self, key: &Key, input: Option<Input>) {
         if let Some(handle) = self.state().handles.get_mut(key) {
-            handle.input_keeper = keeper;
+            handle.input = input;
         }
     }
 
@@ -351,7 +355,7 @@ impl Container {
         let mut state = self.state();
         state.task.process(key)?;
         if let Some(handle) = state.handles.get_mut(key) {
-            handle.input_keeper = None;
+            handle.input = None;
         }
         Ok(())
     }
@@ -377,7 +381,7 @@ impl Container {
             return;
         }
         if let Some(handle) = state.handles.get_mut(key) {
-            handle.input_keeper = None;
+            handle.input = None;
             handle.ended.send_replace(true);
         }
         if tell {
@@ -424,7 +428,7 @@ impl Handle {
         Self {
             stdio,
             recipe,
-            input_keeper: None,
+            input: None,
             terminal: None,
             size: None,
             ended,

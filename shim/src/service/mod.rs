@@ -224,7 +224,7 @@ impl Service {
             .await;
         let created = created.map_err(|message| failed(&message))?;
         let container = self.container(bundle, created.pid, stdio)?;
-        container.keep_input(&Key::Init, created.opened.input_keeper);
+        container.keep_input(&Key::Init, created.opened.input);
         if let Some(terminal) = created.terminal {
             container.attach(&Key::Init, terminal);
         }

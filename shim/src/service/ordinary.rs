@@ -75,7 +75,7 @@ impl Ordinary {
             .await;
         drop(std::fs::remove_file(&process));
         let created = created?;
-        container.keep_input(key, created.opened.input_keeper);
+        container.keep_input(key, created.opened.input);
         container.started(key, created.pid, created.terminal);
         self.follow(container, key, created.pid);
         Ok(created.pid)

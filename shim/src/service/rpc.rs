@@ -1,6 +1,7 @@
 //! containerd's task service over the container: requests in, answers and statuses out. It never decides what is allowed;
 //! `task` does.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -310,6 +311,15 @@ impl Running {
         })
     }
 
+    /// A frozen process does not die, so a kill ends a pause.
+    fn end_pause(&self) -> io::Result<()> {
+        let group = self.group()?;
+        match self.container.resume(|| group.freeze(false)) {
+            Ok(()) | Err(PauseError::Refused(_)) => Ok(()),
+            Err(PauseError::Freezer(error)) => Err(error),
+        }
+    }
+
     fn kill(&self, key: &Key, signal: u32, all: bool) -> TtrpcResult<()> {
         let pid = self.container.signalled(key)?;
         let signal = i32::try_from(signal).map_err(|_| invalid("no such signal"))?;
@@ -331,11 +341,16 @@ impl Running {
         }
         match crate::sys::send_signal(pid.cast_signed(), signal) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
-                Err(Refusal::Finished.into())
+                return Err(Refusal::Finished.into());
             }
-            Err(error) => Err(failed(&format!("signalling {pid}: {error}"))),
-            Ok(()) => Ok(()),
+            Err(error) => return Err(failed(&format!("signalling {pid}: {error}"))),
+            Ok(()) => {}
         }
+        if signal == libc::SIGKILL && self.container.is_paused() {
+            self.end_pause()
+                .map_err(|error| failed(&format!("ending the pause: {error}")))?;
+        }
+        Ok(())
     }
 }
 

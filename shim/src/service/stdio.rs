@@ -1,5 +1,5 @@
-//! Connects a process's standard streams to what containerd named: FIFOs, files, logging programs. FIFOs are handed to the
-//! process itself, so nothing is copied unless it has a terminal.
+//! Connects a process's standard streams to what containerd named: FIFOs, files, logging programs. Output FIFOs are handed
+//! to the process itself, so nothing is copied but input and terminals.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
 
 use super::logger;
 
@@ -30,8 +32,8 @@ pub(crate) struct Stdio {
 pub(crate) struct Opened {
     /// For the process: input, output, error.
     pub(crate) streams: [Option<OwnedFd>; 3],
-    /// Keeps the process's input open until the client closes it.
-    pub(crate) input_keeper: Option<OwnedFd>,
+    /// Feeds the process's input until the client closes it.
+    pub(crate) input: Option<Input>,
 }
 
 /// One place that output goes to.
@@ -64,9 +66,9 @@ impl Stdio {
     pub(crate) fn open(&self, container: &logger::Subject) -> io::Result<Opened> {
         let (mut opened, output) = (Opened::default(), Target::parse(&self.stdout)?);
         if let Target::Fifo(path) = Target::parse(&self.stdin)? {
-            let (reader, keeper) = open_input(&path)?;
-            opened.streams[0] = Some(reader);
-            opened.input_keeper = Some(keeper);
+            let (for_process, input) = Input::open(&path)?;
+            opened.streams[0] = Some(for_process);
+            opened.input = Some(input);
         }
         if let Target::Logger(program) = &output {
             let [out, error] = program.start(container)?;
@@ -175,11 +177,32 @@ async fn feed(mut input: pipe::Receiver, master: Arc<AsyncFd<Arc<OwnedFd>>>) -> 
     }
 }
 
-/// Both ends, so that opening never waits, and the process sees no end before the client says so.
-fn open_input(path: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
-    let keeper = File::options().read(true).write(true).open(path)?;
-    let reader = File::options().read(true).open(path)?;
-    Ok((reader.into(), keeper.into()))
+/// Input on its way from a client to a process. Dropping it closes the process's input.
+#[derive(Debug)]
+pub(crate) struct Input(JoinHandle<()>);
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Input {
+    /// Copies what comes through a FIFO into a pipe, and gives the pipe's end for the process. A FIFO that nobody has
+    /// opened yet reads as ended, so a process can't have it itself; waiting for readiness tells the two apart.
+    fn open(path: &Path) -> io::Result<(OwnedFd, Self)> {
+        let mut source = pipe::OpenOptions::new().open_receiver(path)?;
+        let (for_process, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+        make_nonblocking(&ours)?;
+        let mut sink = pipe::Sender::from_owned_fd(ours)?;
+        let copying = tokio::spawn(async move {
+            if source.readable().await.is_ok() {
+                // A process that has closed its input needs no more of it.
+                drop(tokio::io::copy(&mut source, &mut sink).await);
+            }
+        });
+        Ok((for_process, Self(copying)))
+    }
 }
 
 /// A FIFO is opened for both directions: so opening never waits, and a reader that goes away is no SIGPIPE.

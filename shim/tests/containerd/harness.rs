@@ -100,7 +100,8 @@ impl Containerd {
 
     /// Creates and starts a build; gives its launcher's pid.
     pub(crate) async fn create_build(&self, id: &str) -> u32 {
-        let cgroup = PathBuf::from(format!("/shipway-shim-test/{id}"));
+        let own = self.root.file_name().unwrap().to_string_lossy();
+        let cgroup = PathBuf::from(format!("/shipway-shim-test/{own}-{id}"));
         let spec = BuildContainer {
             cgroup,
             resources: None,
@@ -373,11 +374,23 @@ pub(crate) fn lives(pid: u32) -> bool {
         .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// The shim's pid: the parent of a launcher.
+/// The parent of a process.
 pub(crate) fn parent_of(pid: u32) -> u32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (_, rest) = stat.rsplit_once(')').unwrap();
     rest.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The pid of a build's shim. The launcher gets it as its parent once the process between them has ended.
+pub(crate) fn shim_of(launcher: u32) -> u32 {
+    let is_between = |pid: u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.is_empty() || String::from_utf8_lossy(&line).contains("launcher")
+    };
+    eventually("the launcher is the shim's child", || {
+        !is_between(parent_of(launcher))
+    });
+    parent_of(launcher)
 }
 
 /// What is left of a test's builds on the host: mounts and control groups.
@@ -389,22 +402,19 @@ pub(crate) fn leftovers(root: &Path) -> Vec<String> {
         .filter(|line| line.contains(&root))
         .map(str::to_owned)
         .collect();
-    let own = Path::new("/sys/fs/cgroup");
-    for tree in fs::read_dir(own)
+    let own = root.rsplit('/').next().unwrap();
+    let cgroups = Path::new("/sys/fs/cgroup");
+    let trees = fs::read_dir(cgroups)
         .unwrap()
         .flatten()
-        .map(|entry| entry.path())
-        .chain([own.to_owned()])
-    {
+        .map(|entry| entry.path());
+    for tree in trees.chain([cgroups.to_owned()]) {
         let builds = fs::read_dir(tree.join("shipway-shim-test"))
             .into_iter()
             .flatten()
             .flatten();
-        left.extend(
-            builds
-                .filter(|entry| entry.path().is_dir())
-                .map(|entry| entry.path().display().to_string()),
-        );
+        let builds = builds.map(|entry| entry.path().display().to_string());
+        left.extend(builds.filter(|path| path.contains(own)));
     }
     left
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::harness::{Containerd, eventually, kill, leftovers, lives, parent_of};
+use super::harness::{Containerd, eventually, kill, leftovers, lives, shim_of};
 
 #[tokio::test]
 async fn a_step_survives_a_restart_of_containerd() {
@@ -60,7 +60,7 @@ async fn a_killed_shim_takes_its_steps_along_and_leaves_nothing() {
     for round in 0..5 {
         let id = format!("b{round}");
         let launcher = containerd.create_build(&id).await;
-        let shim = parent_of(launcher);
+        let shim = shim_of(launcher);
         let step = containerd.shell(&format!("s{round}"), "sleep 1000 & sleep 1000");
         let pid = containerd
             .start_step(&id, "s1", &step, Path::new(""))
@@ -89,8 +89,9 @@ async fn a_shim_killed_while_containerd_is_away_is_cleaned_up_later() {
         .start_step("b1", "s1", &step, Path::new(""))
         .await
         .unwrap();
+    let shim = shim_of(launcher);
     containerd.stop(libc::SIGKILL);
-    kill(parent_of(launcher), libc::SIGKILL);
+    kill(shim, libc::SIGKILL);
     containerd.restart().await;
     eventually("containerd has cleaned up", || {
         leftovers(&containerd.root).is_empty()

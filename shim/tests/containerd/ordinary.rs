@@ -117,6 +117,24 @@ async fn a_killed_shims_container_is_cleaned_up() {
     assert_eq!(leftovers(&containerd.root), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn piped_input_arrives_and_ends() {
+    let containerd = Containerd::start().await;
+    let rootfs = containerd.root.join("busybox").display().to_string();
+    let root = containerd.root.display();
+    let ctr = format!("timeout 30 ctr --address {root}/c.sock --namespace {NAMESPACE}");
+    let piped = |command: &str| {
+        let line = format!("echo piped | {ctr} {command}");
+        let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let run = format!("run --rm --runtime {RUNTIME} --rootfs {rootfs} c1 /bin/cat");
+    assert_eq!(piped(&run), "piped\n");
+    containerd.create_build("b1").await;
+    assert_eq!(piped("tasks exec --exec-id v1 b1 /bin/cat"), "piped\n");
+    containerd.remove_build("b1").await;
+}
+
 /// `script` gives ctr the terminal that it wants.
 #[tokio::test]
 async fn terminals_work_in_containers_and_steps() {
