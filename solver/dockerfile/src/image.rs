@@ -224,11 +224,11 @@ impl Image {
     /// Sets an environment variable where it stands, or at the end.
     pub(crate) fn set_env(&mut self, name: &str, value: &str) {
         let pair = format!("{name}={value}");
-        let known = self
-            .config
-            .env
-            .iter_mut()
-            .find(|known| known.split_once('=').map_or(known.as_str(), |(key, _)| key) == name);
+        let is_it = |known: &&mut String| {
+            let rest = known.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        };
+        let known = self.config.env.iter_mut().find(is_it);
         match known {
             Some(known) => *known = pair,
             None => self.config.env.push(pair),
