@@ -369,11 +369,7 @@ impl Build {
         let results = snapshots.into_iter().map(|(key, snapshot)| {
             let listed = platforms.iter().find(|p| p.id == key || key.is_empty());
             let platform = listed.map_or_else(|| self.platform_of(result), |p| p.platform.clone());
-            let key = if key.is_empty() {
-                platform.to_string()
-            } else {
-                key
-            };
+            let key = if key.is_empty() { platform.key() } else { key };
             let config = result.metadata_of(CONFIG_KEY, &key).cloned();
             PlatformResult {
                 key,
@@ -385,7 +381,7 @@ impl Build {
         Exportable {
             results: results.collect(),
             multi_platform,
-            epoch: request.epoch(),
+            epoch: request.epoch().or_else(|| epoch_of(result)),
         }
     }
 
@@ -425,6 +421,13 @@ impl Build {
             host: self.parts.settings.platform.clone(),
         })
     }
+}
+
+/// The time that a frontend dates its result to: `source.date.epoch`, of any platform.
+fn epoch_of(result: &FrontendResult) -> Option<i64> {
+    let dated = |key: &String| key.split('/').next() == Some("source.date.epoch");
+    let (_, value) = result.metadata.iter().find(|(key, _)| dated(key))?;
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// The entitlements that a build gets; one that the daemon does not allow is refused by name.

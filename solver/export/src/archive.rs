@@ -20,6 +20,7 @@ use crate::{ExportEnv, Exportable, Options};
 const BLOCK: u64 = 512;
 
 /// One file of the archive.
+#[expect(clippy::large_enum_variant, reason = "a few at a time")]
 enum Content {
     /// Small, at hand.
     Bytes(Bytes),

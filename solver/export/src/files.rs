@@ -7,6 +7,7 @@ use shipway_layers::{Building, ChunkStream};
 use shipway_model::Failure;
 use shipway_model::op::FileCopy;
 use shipway_tree::archive::write_tree;
+use shipway_tree::compose::NewDir;
 use shipway_tree::tarball::Writer;
 use shipway_tree::{Composer, Origin, Stack, Time};
 
@@ -31,45 +32,42 @@ pub(crate) async fn local(
     env: &ExportEnv,
 ) -> Result<BTreeMap<String, String>, Failure> {
     let split = is_split(options, what);
-    let mut trees = Vec::new();
-    let mut held = Vec::new();
-    for result in &what.results {
-        let flat = flatten(result, env).await?;
-        trees.push(SendTree {
-            prefix: prefix(result, split),
-            root: flat.fs().to_owned(),
-        });
-        held.push(flat);
-    }
+    let flat = flatten(what, split, env).await?;
+    let trees = vec![SendTree {
+        prefix: String::new(),
+        root: flat.fs().to_owned(),
+    }];
     env.report().part("copying files", "", 0, 0, false);
     let report = std::sync::Arc::clone(&env.need.report);
     let progress = std::sync::Arc::new(move |bytes: u64| {
         report.part("copying files", "", bytes, 0, false);
     });
-    env.client()?
-        .files()
-        .send_trees(index, trees, split, progress)
-        .await?;
+    let files = env.client()?.files();
+    files.send_trees(index, trees, split, progress).await?;
     env.report().part("copying files", "", 0, 0, true);
     Ok(BTreeMap::new())
 }
 
-/// A result as one directory, made of links; gone when dropped.
-async fn flatten(result: &PlatformResult, env: &ExportEnv) -> Result<Building, Failure> {
-    let paths = result.snapshot.materialise(&env.layers, &env.need).await?;
+/// All results in one directory, made of links; gone when dropped.
+async fn flatten(what: &Exportable, split: bool, env: &ExportEnv) -> Result<Building, Failure> {
+    let mut trees = Vec::new();
+    for result in &what.results {
+        let paths = result.snapshot.materialise(&env.layers, &env.need).await?;
+        trees.push((format!("/{}", prefix(result, split)), paths));
+    }
     let building = env.layers.begin()?;
     let flat = tokio::task::spawn_blocking(move || {
-        let tree = Stack::open(paths)?;
         let mut to = Composer::open(building.fs(), &Stack::default())?;
-        if tree.root_entry()?.is_some() {
-            to.copy(
-                &Origin {
+        for (dest, paths) in trees {
+            let tree = Stack::open(paths)?;
+            to.mkdir(&dest, true, &NewDir::default())?;
+            if tree.root_entry()?.is_some() {
+                let origin = Origin {
                     tree,
                     linkable: true,
-                },
-                &everything(),
-                None,
-            )?;
+                };
+                to.copy(&origin, &everything(&dest), None)?;
+            }
         }
         Ok::<_, shipway_tree::Error>(building)
     });
@@ -78,10 +76,10 @@ async fn flatten(result: &PlatformResult, env: &ExportEnv) -> Result<Building, F
 }
 
 /// A copy of a whole tree.
-fn everything() -> FileCopy {
+fn everything(dest: &str) -> FileCopy {
     FileCopy {
         src: "/".into(),
-        dest: "/".into(),
+        dest: dest.into(),
         owner: None,
         mode: -1,
         mode_str: String::new(),
@@ -110,33 +108,29 @@ pub(crate) async fn tar(
         .epoch
         .or(what.epoch)
         .map(|sec| Time { sec, nsec: 0 });
-    let mut trees = Vec::new();
-    for result in &what.results {
-        let paths = result.snapshot.materialise(&env.layers, &env.need).await?;
-        trees.push((prefix(result, split), paths));
-    }
-    if trees.iter().any(|(prefix, _)| !prefix.is_empty()) {
-        return Err(Failure::new(
-            "tar export of several platforms is not supported: use type=local",
-        ));
-    }
+    let mut held = None;
+    let paths = match &what.results[..] {
+        [only] if !split => only.snapshot.materialise(&env.layers, &env.need).await?,
+        _ => {
+            let flat = flatten(what, split, env).await?;
+            let paths = vec![flat.fs().to_owned()];
+            held = Some(flat);
+            paths
+        }
+    };
     env.report().part("sending tarball", "", 0, 0, false);
     let (sink, data) = ChunkStream::channel();
     let written = tokio::task::spawn_blocking(move || {
         let mut writer = Writer::new(sink);
-        for (_, paths) in trees {
-            write_tree(
-                &Stack::open(paths)?,
-                shipway_tree::archive::Options { latest },
-                &mut writer,
-            )?;
-        }
+        let how = shipway_tree::archive::Options { latest };
+        write_tree(&Stack::open(paths)?, how, &mut writer)?;
         let sink = writer.finish().map_err(shipway_tree::Error::Sink)?;
         sink.finish().map_err(shipway_tree::Error::Sink)
     });
     let files = env.client()?.files();
     let send = files.send_stream(index, BTreeMap::new(), data);
     let (written, sent) = tokio::join!(written, send);
+    drop(held);
     sent?;
     let written = written.map_err(|e| Failure::from_error(&e))?;
     written.map_err(|e| Failure::from_error(&e).context("writing the tarball"))?;

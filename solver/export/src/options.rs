@@ -65,12 +65,6 @@ pub enum InvalidOption {
     /// A compression that is not offered.
     #[error("unsupported layer compression type: {0}")]
     Compression(String),
-    /// Options that exclude each other.
-    #[error("{0}")]
-    Conflict(&'static str),
-    /// An option that is not supported.
-    #[error("exporter option {0} is not supported")]
-    Unsupported(String),
 }
 
 impl Default for Options {
@@ -128,14 +122,6 @@ impl Options {
         if docker && options.oci_types {
             // The archive carries OCI types where they were asked for by name.
             options.oci_types = attrs.contains_key("oci-mediatypes");
-        }
-        if options.rewrite_timestamp
-            && options.epoch.is_none()
-            && attrs.contains_key("source-date-epoch")
-        {
-            return Err(InvalidOption::Conflict(
-                "rewrite-timestamp needs source-date-epoch",
-            ));
         }
         Ok(options)
     }

@@ -241,7 +241,6 @@ pub struct StreamReader {
 
 impl StreamReader {
     /// A blocking reader, and the task's part: a future that feeds it and must be polled meanwhile.
-    #[must_use]
     pub fn new(mut stream: ByteStream) -> (Self, impl Future<Output = ()> + Send) {
         let (to, from) = mpsc::channel(4);
         let feed = async move {

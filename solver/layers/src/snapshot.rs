@@ -20,6 +20,10 @@ pub struct SavedSnapshot(pub Vec<SavedLayer>);
 
 /// One layer of a [`SavedSnapshot`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives only while a result is read or written"
+)]
 #[serde(untagged)]
 pub enum SavedLayer {
     /// A directory of the store.

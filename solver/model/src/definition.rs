@@ -131,11 +131,13 @@ impl Definition {
         let mut wanted = vec![false; self.vertices.len()];
         wanted[target.vertex] = true;
         for index in (0..=target.vertex).rev() {
-            if wanted[index] {
-                for input in &self.vertices[index].inputs {
-                    wanted[input.vertex] = true;
-                }
+            if !wanted[index] {
+                continue;
             }
+            self.vertices[index]
+                .inputs
+                .iter()
+                .for_each(|input| wanted[input.vertex] = true);
         }
         (0..wanted.len()).filter(|&index| wanted[index]).collect()
     }

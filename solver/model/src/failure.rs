@@ -125,11 +125,7 @@ impl Failure {
         let mut cause = error.source();
         while let Some(error) = cause {
             if let Some(failure) = error.downcast_ref::<Self>() {
-                let mut outer = failure.clone();
-                if !message.ends_with(&*failure.message) {
-                    outer.message = format!("{message}: {}", failure.message).into();
-                }
-                return outer;
+                return failure.clone().within(message);
             }
             let text = error.to_string();
             if !message.ends_with(&text) {
@@ -138,6 +134,16 @@ impl Failure {
             cause = error.source();
         }
         Self::new(message)
+    }
+
+    /// The same inside of something whose message may already end with this one's.
+    fn within(mut self, outer: String) -> Self {
+        self.message = if outer.ends_with(&*self.message) {
+            outer.into()
+        } else {
+            format!("{outer}: {}", self.message).into()
+        };
+        self
     }
 
     /// The failure of a build that somebody ended.

@@ -20,8 +20,8 @@ pub struct Manifest {
     pub artifact_type: Option<String>,
     /// The configuration.
     pub config: Descriptor,
-    /// Lowest layer first.
-    #[serde(default)]
+    /// Lowest layer first; an image of no layers may have null here.
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub layers: Vec<Descriptor>,
     /// What an attestation is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,6 +29,15 @@ pub struct Manifest {
     /// Free annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// Reads `null` as an empty list, as Go does.
+fn null_is_empty<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// An image index.
@@ -41,7 +50,7 @@ pub struct Index {
     #[serde(default)]
     pub media_type: String,
     /// The manifests.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub manifests: Vec<Descriptor>,
     /// Free annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -89,7 +98,7 @@ pub struct History {
     pub empty_layer: bool,
 }
 
-/// Chain IDs of a list of diff IDs, lowest first: OCI image specification, "Layer ChainID".
+/// Chain IDs of a list of diff IDs, lowest first: OCI image specification, "Layer `ChainID`".
 #[must_use]
 pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());

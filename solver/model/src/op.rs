@@ -10,6 +10,10 @@ pub type InputIndex = usize;
 
 /// One operation.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a definition holds few, and most are the large one"
+)]
 pub enum Op {
     /// Run a process.
     Exec(ExecOp),

@@ -77,6 +77,20 @@ impl Platform {
         }
     }
 
+    /// The name by which results for several platforms are told apart: with the operating system's version, where it has
+    /// one, as in `windows(10.0.1)/amd64`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        if self.os_version.is_empty() {
+            return self.to_string();
+        }
+        let version: Vec<&str> = std::iter::once(self.os_version.as_str())
+            .chain(self.os_features.iter().map(String::as_str))
+            .collect();
+        let os = format!("{}({})", self.os, version.join("+"));
+        Self { os, ..self.clone() }.to_string()
+    }
+
     /// True where an image for `self` runs on `host` natively: same normal form, or an older variant of it.
     #[must_use]
     pub fn runs_on(&self, host: &Self) -> bool {
@@ -85,10 +99,11 @@ impl Platform {
             return false;
         }
         match (mine.architecture.as_str(), host.architecture.as_str()) {
-            ("amd64", "amd64") | ("arm64", "arm64") => mine.variant <= host.variant,
+            ("amd64", "amd64") | ("arm64", "arm64") | ("arm", "arm") => {
+                mine.variant <= host.variant
+            }
             ("386", "amd64") => true,
             ("arm", "arm64") => mine.variant.as_str() <= "v8",
-            ("arm", "arm") => mine.variant <= host.variant,
             (a, b) => a == b && mine.variant == host.variant,
         }
     }
@@ -101,11 +116,9 @@ fn normal_cpu(architecture: &str, variant: &str) -> (String, String) {
         ("x86_64" | "x86-64" | "amd64", v) => ("amd64", v),
         ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
         ("aarch64" | "arm64", v) => ("arm64", v),
-        ("armhf", _) => ("arm", "v7"),
-        ("armel", _) => ("arm", "v6"),
-        ("arm", "" | "7") => ("arm", "v7"),
+        ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
+        ("armel", _) | ("arm", "6") => ("arm", "v6"),
         ("arm", "5") => ("arm", "v5"),
-        ("arm", "6") => ("arm", "v6"),
         ("arm", "8") => ("arm", "v8"),
         (a, v) => (a, v),
     };

@@ -97,17 +97,14 @@ impl CacheMounts {
         Ok(used)
     }
 
-    /// Empties the directories of a key that no step uses now.
-    pub fn clear(&self, key: &str) -> Result<(), Failure> {
-        let stem = Digest::of(key).hex()[..24].to_owned();
-        let state = self.state.lock();
-        let busy = |n: u64| {
-            state
-                .get(&stem)
-                .is_some_and(|slot| slot.users.contains_key(&n))
-        };
-        for number in numbers(&self.root, &stem).into_iter().filter(|&n| !busy(n)) {
-            remove(&self.root.join(format!("{stem}.{number}")))?;
+    /// Removes the directories of an id, whatever they started from, that no step uses now.
+    pub fn clear(&self, id: &str) -> Result<(), Failure> {
+        for (path, info, busy) in self.list() {
+            let base = info.key.strip_prefix(id);
+            let named = base.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+            if named && !busy {
+                self.remove(&path)?;
+            }
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use shipway_model::op::FileCopy;
 use shipway_model::{Digest, Failure};
 use shipway_source::Env;
 use shipway_tree::hash::deduplicate;
-use shipway_tree::{Composer, Origin, Stack};
+use shipway_tree::{Composer, Kind, Last, Origin, Stack, transfer};
 
 /// What of an input is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,14 +149,18 @@ pub(crate) fn copy_out<'a>(
             always_replace: true,
             required_paths: Vec::new(),
         };
-        to.copy(
-            &Origin {
-                tree,
-                linkable: false,
-            },
-            &copy,
-            None,
-        )
+        let (rel, entry) = tree.find(Path::new(selector), Last::Follow)?;
+        let from = Arc::clone(&tree.layers()[entry.layer]);
+        let origin = Origin {
+            tree,
+            linkable: false,
+        };
+        to.copy(&origin, &copy, None)?;
+        // A copy leaves the top directory as it was; a cache mount starts as its source is.
+        let xattrs = from.xattrs(&rel)?;
+        let attributes = transfer::Attributes::of(&entry.stat);
+        let root = Path::new(".");
+        transfer::set_attributes(&**to.upper(), root, Kind::Dir, &attributes, &xattrs)
     });
     copied.map_err(|e| Failure::from_error(&e).context("filling a cache mount"))
 }

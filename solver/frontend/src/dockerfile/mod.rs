@@ -193,7 +193,7 @@ async fn solve_all(
             .platform
             .clone()
             .unwrap_or_else(|| each.config_platform.clone());
-        let id = platform.to_string();
+        let id = platform.key();
         let key = |name: &str| {
             if multi {
                 format!("{name}/{id}")

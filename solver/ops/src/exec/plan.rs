@@ -70,10 +70,8 @@ fn cache_key(id: &str, base: Option<&Snapshot>) -> String {
 /// Empties the cache directories that a forced step names, where no other step uses them.
 pub(super) fn clear_cache_mounts(op: &ExecOp, mounts: &CacheMounts) -> Result<(), Failure> {
     for mount in &op.mounts {
-        if let MountKind::Cache { id, .. } = &mount.kind
-            && mount.input.is_none()
-        {
-            mounts.clear(&cache_key(id, None))?;
+        if let MountKind::Cache { id, .. } = &mount.kind {
+            mounts.clear(id)?;
         }
     }
     Ok(())
