@@ -93,7 +93,6 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
     pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command<V>>) {
         loop {
             tokio::select! {
-                biased;
                 Some(ended) = self.tasks.join_next() => match ended {
                     Ok(first) => self.ended(first),
                     Err(error) => tracing::error!(%error, "a task of the engine was lost"),
