@@ -2,6 +2,7 @@
 //! what comes out. What a Dockerfile means is `shipway_dockerfile`'s business.
 
 mod resolver;
+mod subrequest;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use shipway_model::{Definition, Failure, FailureDetail, Platform};
 use crate::result::{BASE_CONFIG_KEY, CONFIG_KEY, PLATFORMS_KEY, PlatformEntry, Platforms, Refs};
 use crate::{Bridge, Frontend, FrontendRequest, FrontendResult, Ref, SolveOptions};
 use resolver::BridgeResolver;
+use subrequest::Subrequest;
 
 /// `dockerfile.v0`.
 pub struct Dockerfile;
@@ -35,11 +37,8 @@ impl Frontend for Dockerfile {
         bridge: Arc<dyn Bridge>,
         request: FrontendRequest,
     ) -> Result<FrontendResult, Failure> {
-        if let Some(name) = request.options.get("requestid") {
-            let message = format!("unsupported request {name}");
-            let failure = Failure::of_kind(FailureKind::Unimplemented, message);
-            return Err(failure.with(FailureDetail::UnsupportedSubrequest(name.clone())));
-        }
+        let question = request.options.get("requestid");
+        let question = question.map(|name| Subrequest::named(name)).transpose()?;
         let options = BuildOptions::parse(&request.options, bridge.session(), &Platform::host());
         let options = options.map_err(|e| failure(&e, None))?;
         let files = Files::fetch(&*bridge, &options).await?;
@@ -52,6 +51,10 @@ impl Frontend for Dockerfile {
             options: &options,
             context: files.context.clone(),
         };
+        if let Some(question) = question {
+            let answer = question.answer(&lowering, &resolver).await;
+            return answer.map_err(|e| failure(&e, Some(&Arc::new(files.dockerfile))));
+        }
         let Outcome { warnings, result } = lower(&lowering, &resolver).await;
         files.warn(&*bridge, &warnings);
         let info = Arc::new(files.dockerfile);

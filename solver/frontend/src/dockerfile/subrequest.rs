@@ -1,0 +1,72 @@
+//! What tools ask of a Dockerfile instead of having it built: checks, targets, outline. Decides which question is which;
+//! the answers are `shipway_dockerfile`'s.
+
+use shipway_dockerfile::{Error, MetaResolver, Request, lower, subrequest};
+use shipway_model::failure::FailureKind;
+use shipway_model::{Failure, FailureDetail};
+
+use crate::FrontendResult;
+
+/// A question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subrequest {
+    Describe,
+    Lint,
+    Outline,
+    Targets,
+}
+
+impl Subrequest {
+    /// The question with this `requestid`.
+    pub(super) fn named(name: &str) -> Result<Self, Failure> {
+        match name {
+            subrequest::DESCRIBE => Ok(Self::Describe),
+            subrequest::LINT => Ok(Self::Lint),
+            subrequest::OUTLINE => Ok(Self::Outline),
+            subrequest::TARGETS => Ok(Self::Targets),
+            _ => {
+                let message = format!("unsupported request {name}");
+                let failure = Failure::of_kind(FailureKind::Unimplemented, message);
+                Err(failure.with(FailureDetail::UnsupportedSubrequest(name.to_owned())))
+            }
+        }
+    }
+
+    /// Its answer for a Dockerfile.
+    pub(super) async fn answer(
+        self,
+        request: &Request<'_>,
+        resolver: &dyn MetaResolver,
+    ) -> Result<FrontendResult, Error> {
+        let answer = match self {
+            Self::Describe => subrequest::describe(),
+            Self::Lint => subrequest::lint(&lower::lint(request, resolver).await, &request.source),
+            Self::Outline => {
+                let outline = lower::outline(request, resolver).await.result?;
+                subrequest::outline(&outline, &request.source)
+            }
+            Self::Targets => subrequest::targets(&request.source)?,
+        };
+        let metadata = answer.into_iter().map(|(key, value)| (key, value.into()));
+        Ok(FrontendResult {
+            metadata: metadata.collect(),
+            ..FrontendResult::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_nobody_knows_is_refused_by_name() {
+        assert_eq!(
+            Subrequest::named("frontend.lint").ok(),
+            Some(Subrequest::Lint)
+        );
+        let failure = Subrequest::named("frontend.fortune").unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Unimplemented);
+        assert!(failure.message.contains("frontend.fortune"));
+    }
+}
