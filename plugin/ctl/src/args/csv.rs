@@ -116,4 +116,13 @@ mod tests {
         assert_eq!(found["name"], "A=B");
         assert!(pairs("--output", "x").is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn quoting_a_field_keeps_it(written in proptest::collection::vec("[a-z\",= ]{0,6}", 1..4)) {
+            let quoted: Vec<_> =
+                written.iter().map(|field| format!("\"{}\"", field.replace('"', "\"\""))).collect();
+            proptest::prop_assert_eq!(fields(&quoted.join(",")).unwrap(), written);
+        }
+    }
 }

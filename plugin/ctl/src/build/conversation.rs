@@ -2,9 +2,11 @@
 //! outlives what, and which of several errors is the one to report.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use shipway_proto::control::{ListWorkersRequest, SolveRequest, StatusRequest, StatusResponse};
 use shipway_proto::gateway::{self, PingRequest, ReturnRequest};
 use shipway_proto::{pb, rpc};
@@ -18,7 +20,7 @@ use super::plan::Plan;
 use super::{outcome, request};
 use crate::connect::Daemon;
 use crate::error::Error;
-use crate::session::{self, Tunnel};
+use crate::session::{self, SessionName, Tunnel};
 
 /// How long the status stream may be silent once the build is over.
 const STATUS_SILENCE: Duration = Duration::from_secs(5);
@@ -60,14 +62,17 @@ pub(crate) async fn run(build: Build<'_>, warn: &mut dyn FnMut(String)) -> Resul
     workers.await.map_err(Error::call("listing workers"))?;
 
     let caches = cache::prepare(build.plan, warn)?;
-    let session_id = uuid::Uuid::new_v4().simple().to_string();
+    let name = SessionName {
+        id: uuid::Uuid::new_v4().simple().to_string(),
+        shared_key: shared_key(build.plan.locals.get("context").map(PathBuf::as_path)),
+    };
     let offer = session::offer(build.plan, caches.stores.clone());
-    let tunnel = Tunnel::open(build.daemon.control(), &session_id, &offer.methods);
+    let tunnel = Tunnel::open(build.daemon.control(), &name, &offer.methods);
     let attrs = request::frontend_attrs(build.plan, &caches.imports);
     let request = request::solve(
         build.plan,
         build.reference,
-        &session_id,
+        &name.id,
         caches.options.clone(),
         attrs.clone(),
     );
@@ -91,6 +96,23 @@ pub(crate) async fn run(build: Build<'_>, warn: &mut dyn FnMut(String)) -> Resul
     status?;
     outcome::update_indexes(&caches, &outcome.exporters)?;
     Ok(outcome)
+}
+
+/// A name for the context's directory. Without one the daemon mirrors all contexts to one place, so that two projects
+/// built in turn send each other's files away.
+fn shared_key(context: Option<&Path>) -> String {
+    let Some(path) = context.and_then(|path| path.canonicalize().ok()) else {
+        return String::new();
+    };
+    let host = rustix::system::uname();
+    let mut hash = Sha256::new();
+    hash.update(host.nodename().to_bytes());
+    hash.update([0]);
+    hash.update(path.as_os_str().as_encoded_bytes());
+    let hash = hash.finalize();
+    hash.iter()
+        .take(8)
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// The build itself beside the bridge that drives it.
@@ -225,4 +247,19 @@ async fn silence(over: &mut watch::Receiver<bool>) {
     // The sender lives as long as the build.
     let _told = over.wait_for(|over| *over).await;
     tokio::time::sleep(STATUS_SILENCE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_directory_has_a_key_of_its_own() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let key = shared_key(Some(a.path()));
+        assert_eq!(key.len(), 16);
+        assert_eq!(shared_key(Some(&a.path().join("."))), key);
+        assert_ne!(shared_key(Some(b.path())), key);
+        assert_eq!(shared_key(None), "");
+    }
 }

@@ -43,7 +43,7 @@ pub(crate) async fn prune(global: &Global, flags: &FormatFlag) -> Result<(), Err
             Err(status) => failure = Some(status),
         }
     }
-    print(&removed, template.as_ref())?;
+    print(&removed, template.as_ref(), Columns::Removed)?;
     failure.map_or(Ok(()), |status| {
         Err(Error::call("failed to delete a record")(status))
     })
@@ -56,6 +56,7 @@ pub(crate) async fn list(global: &Global, flags: &FormatFlag) -> Result<(), Erro
     print(
         &events(&daemon, BuildHistoryRequest::default()).await?,
         template.as_ref(),
+        Columns::All,
     )
 }
 
@@ -161,7 +162,19 @@ fn kind(event: &BuildHistoryEvent) -> &'static str {
     BuildHistoryEventType::try_from(event.r#type).map_or("UNKNOWN", |kind| kind.as_str_name())
 }
 
-fn print(events: &[BuildHistoryEvent], template: Option<&Template>) -> Result<(), Error> {
+/// Which columns a table of records has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Columns {
+    /// Those of removed records, none of which was pinned.
+    Removed,
+    All,
+}
+
+fn print(
+    events: &[BuildHistoryEvent],
+    template: Option<&Template>,
+    columns: Columns,
+) -> Result<(), Error> {
     if let Some(template) = template {
         for event in events {
             output::print(&(template.apply(&event_value(event))? + "\n"))?;
@@ -169,25 +182,32 @@ fn print(events: &[BuildHistoryEvent], template: Option<&Template>) -> Result<()
         return Ok(());
     }
     let mut table = Table::default();
-    table.line(["TYPE", "REF", "CREATED", "COMPLETED", "GENERATION"]);
+    let pinned = |name| (columns == Columns::All).then_some(name);
+    let head = ["TYPE", "REF", "CREATED", "COMPLETED", "GENERATION"];
+    table.line(head.into_iter().chain(pinned("PINNED")));
     for event in events {
         let Some(record) = &event.record else {
             continue;
         };
-        let time =
-            |at: &Option<prost_types::Timestamp>| at.as_ref().map(format_time).unwrap_or_default();
-        let created = time(&record.created_at);
-        let completed = time(&record.completed_at);
+        let created = to_the_second(record.created_at);
+        let completed = to_the_second(record.completed_at);
         let generation = record.generation.to_string();
-        table.line([
+        let cells = [
             kind(event),
             &record.r#ref,
             &created,
             &completed,
             &generation,
-        ]);
+        ];
+        let mark = pinned(if record.pinned { "*" } else { "" });
+        table.line(cells.into_iter().chain(mark));
     }
     output::print(&table.text())
+}
+
+fn to_the_second(at: Option<prost_types::Timestamp>) -> String {
+    let whole = |at: prost_types::Timestamp| prost_types::Timestamp { nanos: 0, ..at };
+    at.map(|at| format_time(&whole(at))).unwrap_or_default()
 }
 
 fn event_value(event: &BuildHistoryEvent) -> Value {

@@ -459,4 +459,13 @@ mod tests {
             assert!(failed.to_string().contains(named), "{template}: {failed}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_template_panics(text in "(\\{\\{|\\}\\}|-|\\.ID|range|end|if|else|json| |\"|\\(|\\)|\\||\\.){0,12}") {
+            if let Ok(template) = Template::parse(&text) {
+                let _applied = template.apply(&sample());
+            }
+        }
+    }
 }

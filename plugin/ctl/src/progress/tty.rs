@@ -96,7 +96,9 @@ fn lines(trace: &Trace, now: i128, width: usize, limit: usize, last: bool) -> Ve
         shown.len()
     );
     let mut body: Vec<(bool, String)> = Vec::new();
-    for step in shown.iter().filter(|step| step.has_started()) {
+    let mut started: Vec<&&Step> = shown.iter().filter(|step| step.has_started()).collect();
+    started.sort_by_key(|step| step.runs.first_key_value().map(|(start, _)| *start));
+    for step in started {
         let running = !step.has_completed();
         body.push((running, step_line(step, now, width)));
         for status in &step.statuses {

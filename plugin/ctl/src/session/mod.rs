@@ -18,7 +18,7 @@ mod tunnel;
 use std::sync::Arc;
 
 pub(crate) use content::Store;
-pub(crate) use tunnel::Tunnel;
+pub(crate) use tunnel::{SessionName, Tunnel};
 
 use shipway_proto::MESSAGE_LIMIT;
 use shipway_proto::content::content_server::ContentServer;

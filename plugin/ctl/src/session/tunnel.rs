@@ -53,6 +53,15 @@ impl Inbound {
     }
 }
 
+/// How the daemon tells sessions apart. Both parts are plain ASCII.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionName {
+    /// Of this session alone.
+    pub(crate) id: String,
+    /// The same for every build of one directory: the daemon keeps a copy of it under this name.
+    pub(crate) shared_key: String,
+}
+
 /// The session's byte stream.
 pub(crate) struct Tunnel {
     inbound: Inbound,
@@ -61,22 +70,23 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Opens a session named `id` that announces `methods`.
+    /// Opens a session that announces `methods`.
     pub(crate) fn open(
         mut control: ControlClient<Channel>,
-        id: &str,
+        name: &SessionName,
         methods: &[&'static str],
     ) -> Self {
         let (sender, receiver) = mpsc::channel(4);
         let mut request = Request::new(ReceiverStream::new(receiver));
         let metadata = request.metadata_mut();
-        if let Ok(id) = MetadataValue::try_from(id) {
-            metadata.insert("x-docker-expose-session-uuid", id);
+        for (key, value) in [
+            ("x-docker-expose-session-uuid", &name.id),
+            ("x-docker-expose-session-sharedkey", &name.shared_key),
+        ] {
+            if let Ok(value) = MetadataValue::try_from(value) {
+                metadata.insert(key, value);
+            }
         }
-        metadata.insert(
-            "x-docker-expose-session-sharedkey",
-            MetadataValue::from_static(""),
-        );
         let method_key = AsciiMetadataKey::from_static("x-docker-expose-session-grpc-method");
         for method in methods {
             metadata.append(method_key.clone(), MetadataValue::from_static(method));
