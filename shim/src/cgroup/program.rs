@@ -49,12 +49,21 @@ fn compile(rules: &[DeviceRule]) -> Vec<BpfInstruction> {
         instruction(LOAD_WORD, MINOR, CONTEXT, 8, 0),
     ];
     for rule in rules.iter().rev() {
-        program.extend(judge(rule));
+        let judged = judge(rule);
+        let unconditional = judged.len() == VERDICT;
+        program.extend(judged);
+        if unconditional {
+            // The kernel refuses a program with instructions that are never reached.
+            return program;
+        }
     }
     program.push(instruction(MOVE_NUMBER, RESULT, 0, 0, 0));
     program.push(instruction(EXIT, 0, 0, 0, 0));
     program
 }
+
+/// How many instructions a verdict takes.
+const VERDICT: usize = 2;
 
 /// One rule: conditions that jump behind it, then its verdict.
 fn judge(rule: &DeviceRule) -> Vec<BpfInstruction> {
@@ -92,7 +101,7 @@ fn judge(rule: &DeviceRule) -> Vec<BpfInstruction> {
             ));
         }
     }
-    let verdict = [
+    let verdict: [BpfInstruction; VERDICT] = [
         instruction(MOVE_NUMBER, RESULT, 0, 0, i32::from(rule.allow)),
         instruction(EXIT, 0, 0, 0, 0),
     ];

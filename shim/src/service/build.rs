@@ -30,6 +30,8 @@ type Starting = oneshot::Sender<Result<u32, String>>;
 pub(crate) struct Build {
     socket: AsyncFd<OwnedFd>,
     starting: Mutex<HashMap<String, Starting>>,
+    /// Why the launcher could not set itself up.
+    broken: Mutex<Option<String>>,
     /// The launcher's pid.
     pub(crate) pid: i32,
 }
@@ -62,6 +64,7 @@ impl Build {
             Report::Launched { pid } => Ok(Self {
                 socket,
                 starting: Mutex::default(),
+                broken: Mutex::default(),
                 pid,
             }),
             other => Err(io::Error::other(format!(
@@ -79,17 +82,21 @@ impl Build {
     ) -> Result<u32, String> {
         let (sender, receiver) = oneshot::channel();
         self.waiting().insert(key.exec_id().to_owned(), sender);
-        let ordered = self.order(container, key, launch).await;
-        if let Err(error) = ordered {
+        if let Err(error) = self.order(container, key, launch).await {
             self.waiting().remove(key.exec_id());
-            return Err(format!(
-                "asking the launcher to start {}: {error}",
-                key.exec_id()
-            ));
+            return Err(self.why_not(&error.to_string()));
         }
         receiver
             .await
-            .unwrap_or_else(|_| Err("the build's launcher has ended".to_owned()))
+            .unwrap_or_else(|_| Err(self.why_not("the build's launcher has ended")))
+    }
+
+    /// What the launcher said when it gave up, or else what was noticed of it.
+    fn why_not(&self, noticed: &str) -> String {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken
+            .clone()
+            .unwrap_or_else(|| format!("asking the launcher: {noticed}"))
     }
 
     /// Passes the launcher's reports on until it has ended.
@@ -162,9 +169,7 @@ impl Build {
             }
             Report::Broken { message } => {
                 warn!("the launcher is broken: {message}");
-                for (_, starting) in self.waiting().drain() {
-                    drop(starting.send(Err(message.clone())));
-                }
+                *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
             }
             Report::Launched { .. } => warn!("the launcher introduced itself twice"),
         }

@@ -14,10 +14,12 @@ use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::executor::ProgramExecutor;
 use super::reaper::Reaper;
+use crate::cgroup::{DeviceRule, Group, Hierarchies, default_rules};
 
 /// The directory in a bundle that libcontainer keeps its state in.
 const STATE: &str = "state";
@@ -159,7 +161,9 @@ impl Request {
                     .with_detach(true)
                     .build();
                 let container = container.inspect_err(|_| unmount_all(&self.bundle))?;
-                Ok(container.pid().map_or(0, nix_pid))
+                let pid = container.pid().map_or(0, nix_pid);
+                confine_devices(&self.bundle, pid)?;
+                Ok(pid)
             }
             Operation::Start => {
                 self.load()?.start()?;
@@ -189,6 +193,27 @@ impl Request {
     fn load(&self) -> Result<Container, LibcontainerError> {
         Container::load(self.bundle.join(STATE).join(&self.id))
     }
+}
+
+/// libcontainer sets device rules on cgroup v1; on v2 that is done here, before the container's program starts.
+fn confine_devices(bundle: &Path, pid: i32) -> Result<(), Failure> {
+    let hierarchies = Hierarchies::find()?;
+    if !matches!(hierarchies, Hierarchies::Unified(_)) {
+        return Ok(());
+    }
+    let spec = Spec::load(bundle.join("config.json"))?;
+    let resources = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref());
+    let Some(rules) = resources.and_then(|resources| resources.devices().as_ref()) else {
+        return Ok(());
+    };
+    // What is needed for a terminal and for /dev is always allowed, as container runtimes do.
+    let always = default_rules().into_iter().filter(|rule| rule.allow);
+    let rules: Vec<DeviceRule> = rules.iter().map(DeviceRule::from).chain(always).collect();
+    let group = Group::of_process(&hierarchies, pid.unsigned_abs())?;
+    Ok(group.allow_devices(&rules)?)
 }
 
 /// libcontainer brings a `nix` of its own, whose type can't be named here.
