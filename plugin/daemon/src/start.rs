@@ -73,6 +73,9 @@ pub(crate) async fn run(config: Config) -> Result<(), AnyError> {
     };
     tracing::info!("stopping");
     daemon.builder.shutdown().await;
+    // What a build has committed shall outlive an orderly reboot.
+    let upkeep = daemon.builder.parts().layers.clone();
+    tokio::task::spawn_blocking(move || upkeep.upkeep().sync()).await??;
     daemon.hub.close().await;
     stopping.cancel();
     while let Some(ended) = services.join_next().await {

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use shipway_backend::{ByteStream, LayerId, Registry};
+use shipway_backend::{ByteStream, LayerId, MountSpec, Registry};
 use shipway_layers::{BlobRecord, LayerMeta, Layers, Need, Provider, StreamReader};
 use shipway_model::{Descriptor, Digest, Failure, ImageRef};
 use shipway_tree::{Composer, Expected, Limits, Stack, extract_layer};
@@ -44,7 +44,10 @@ impl Provider for ImageLayer {
         if let Some(id) = self.found(layers)? {
             return Ok(id);
         }
-        let id = self.extract(layers, need).await?;
+        let id = match self.link_from_overlayfs(layers, need).await? {
+            Some(id) => id,
+            None => self.extract(layers, need).await?,
+        };
         unpacked_file(layers, &self.diff_id).and_then(|file| {
             std::fs::write(&file, id.to_string()).map_err(|e| {
                 Failure::from_error(&e)
@@ -80,26 +83,74 @@ impl ImageLayer {
         Ok(id.filter(|&id| layers.store().path(id).is_ok()))
     }
 
+    /// The layer as containerd's own overlayfs snapshotter has unpacked it in this namespace: its files are linked, so that
+    /// nothing is fetched or written twice, and the snapshot may go afterwards.
+    async fn link_from_overlayfs(
+        &self,
+        layers: &Layers,
+        need: &Need,
+    ) -> Result<Option<LayerId>, Failure> {
+        let Some(chain_id) = self.chain_id else {
+            return Ok(None);
+        };
+        let snapshots = &need.namespace.snapshots;
+        let parent = chain_id.to_string();
+        if !snapshots.exists(OVERLAYFS, &parent).await? {
+            return Ok(None);
+        }
+        let key = format!("shipway-view-{}-{}", chain_id.hex(), need.lease.id());
+        let viewed = snapshots.view(&need.lease, OVERLAYFS, &key, &parent);
+        let mounts = match viewed.await {
+            Ok(mounts) => mounts,
+            // It may have gone meanwhile: fetching always works.
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let linked = match top_lower(&mounts) {
+            Some(from) => self.link(layers, from).await.map(Some),
+            None => Ok(None),
+        };
+        snapshots.remove(OVERLAYFS, &key).await?;
+        linked
+    }
+
+    async fn link(&self, layers: &Layers, from: PathBuf) -> Result<LayerId, Failure> {
+        let building = layers.begin()?;
+        let meta = self.meta();
+        let linked = tokio::task::spawn_blocking(move || {
+            let source = shipway_tree::Layer::open(from);
+            let filled = source.and_then(|from| shipway_tree::fill::fill(&from, building.fs()));
+            filled.map_err(|e| Failure::from_error(&e).context("linking an unpacked layer"))?;
+            Ok::<_, Failure>(building.finish_with(meta)?)
+        });
+        let layer = linked.await.map_err(|e| Failure::from_error(&e))??;
+        Ok(layer.id().expect("a finished layer is a directory"))
+    }
+
+    /// What is known of the layer before anything is unpacked.
+    fn meta(&self) -> LayerMeta {
+        let blob = BlobRecord {
+            options: None,
+            descriptor: self.descriptor.clone(),
+            diff_id: self.diff_id,
+        };
+        LayerMeta {
+            diff_id: Some(self.diff_id),
+            blobs: vec![blob],
+            created: Some(Timestamp::now()),
+            description: format!("pulled layer {}", self.diff_id),
+        }
+    }
+
     async fn extract(&self, layers: &Layers, need: &Need) -> Result<LayerId, Failure> {
         let id = self.descriptor.digest.to_string();
         need.report
             .part(&id, "extracting", 0, self.descriptor.size, false);
         let building = layers.begin()?;
         let (reader, feed) = StreamReader::new(self.fetch(need).await?);
-        let (descriptor, diff_id) = (self.descriptor.clone(), self.diff_id);
+        let (descriptor, diff_id, meta) = (self.descriptor.clone(), self.diff_id, self.meta());
         let work = tokio::task::spawn_blocking(move || {
             extract_blob(reader, building.fs().to_owned(), &descriptor, &diff_id)?;
-            let blob = BlobRecord {
-                options: None,
-                descriptor,
-                diff_id,
-            };
-            let meta = LayerMeta {
-                diff_id: Some(diff_id),
-                blobs: vec![blob],
-                created: Some(Timestamp::now()),
-                description: format!("pulled layer {diff_id}"),
-            };
             Ok::<_, Failure>(building.finish_with(meta)?)
         });
         let (layer, ()) = tokio::join!(work, feed);
@@ -132,6 +183,25 @@ fn extract_blob(
             Failure::from_error(&e).context(format!("extracting layer {}", descriptor.digest))
         })?;
     Ok(())
+}
+
+/// Name of containerd's own snapshotter.
+const OVERLAYFS: &str = "overlayfs";
+
+/// The directory of the topmost layer of a view: overlay's first lower directory, or the whole of a bind mount.
+fn top_lower(mounts: &[MountSpec]) -> Option<PathBuf> {
+    let [mount] = mounts else { return None };
+    match mount.kind.as_str() {
+        "overlay" => {
+            let lower = mount
+                .options
+                .iter()
+                .find_map(|o| o.strip_prefix("lowerdir="))?;
+            lower.split(':').next().map(PathBuf::from)
+        }
+        "bind" | "rbind" => Some(PathBuf::from(&mount.source)),
+        _ => None,
+    }
 }
 
 /// The file that says which layer holds an archive.
