@@ -49,7 +49,7 @@ pub(crate) fn bring_loopback_up() -> io::Result<()> {
         *c"lo"
             .to_bytes_with_nul()
             .as_array::<3>()
-            .expect("three bytes"),
+            .expect("a name of two letters has three bytes with its end"),
     ) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
