@@ -7,14 +7,14 @@ fmt:
     cargo fmt --all
 
 clippy:
-    cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+    cargo clippy --locked --workspace --all-targets --features shipway-integration/e2e -- -D warnings
 
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 # Bans, licences, levels of crates, rules for source files.
 tidy:
-    cargo test --locked -p shipway-integration --test dependencies --test tidy
+    cargo test --locked --workspace --test dependencies --test tidy
 
 # One crate, quickly.
 check-crate crate:
