@@ -126,6 +126,7 @@ impl Daemon {
             .map_err(|e| format!("making a private directory: {e}"))?;
         let containerd = connect(config, &private, &instance).await?;
         clean_up(config, &containerd).await?;
+        state::sweep_cgroups(&instance);
         let registry = registry(config);
         let store = Arc::new(store);
         let upkeep: Arc<dyn LayerUpkeep> = store.clone();

@@ -46,6 +46,39 @@ pub(crate) fn worker_id(root: &Path) -> io::Result<String> {
     }
 }
 
+/// Removes the empty cgroups of builds that an earlier daemon of this instance did not see to their end, in every hierarchy.
+pub(crate) fn sweep_cgroups(instance: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).map(|dir| dir.flatten().map(|e| e.path()).collect());
+    let hierarchies: Vec<PathBuf> = hierarchies.unwrap_or_default();
+    let ours = format!("shipway-{instance}-");
+    for parent in hierarchies
+        .iter()
+        .map(|h| h.join("shipway"))
+        .chain([root.join("shipway")])
+    {
+        let Ok(builds) = fs::read_dir(&parent) else {
+            continue;
+        };
+        for build in builds.flatten() {
+            if build.file_name().to_string_lossy().starts_with(&ours) {
+                remove_cgroup(&build.path());
+            }
+        }
+    }
+}
+
+/// Removes a cgroup, children first; one with processes stays, and says so.
+fn remove_cgroup(dir: &Path) {
+    let children = fs::read_dir(dir).into_iter().flatten().flatten();
+    for child in children.filter(|child| child.path().is_dir()) {
+        remove_cgroup(&child.path());
+    }
+    if let Err(error) = fs::remove_dir(dir) {
+        tracing::warn!(cgroup = %dir.display(), %error, "removing a build's control group");
+    }
+}
+
 /// Number of a group of this machine.
 pub(crate) fn group_id(name: &str) -> Option<u32> {
     let groups = fs::read_to_string("/etc/group").ok()?;

@@ -162,15 +162,22 @@ fn read(tree: &Stack, path: &str, range: Option<(u64, u64)>) -> Result<Bytes, sh
     let (rel, entry) = tree.find(Path::new(path), Last::Follow)?;
     let io = |e| shipway_tree::Error::io("read", Path::new("/").join(path), e);
     let mut file = tree.layers()[entry.layer].open_file(&rel)?;
-    let (offset, length) = range.unwrap_or((0, FILE_LIMIT));
+    let (offset, length) = range.unwrap_or((0, 0));
     file.seek(SeekFrom::Start(offset)).map_err(io)?;
-    let mut bytes = Vec::new();
     let limit = if length == 0 {
-        FILE_LIMIT
+        FILE_LIMIT + 1
     } else {
         length.min(FILE_LIMIT)
     };
+    let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > FILE_LIMIT {
+        return Err(shipway_tree::Error::Refused {
+            op: "read",
+            path: Path::new("/").join(path),
+            why: "it is larger than 16 MiB",
+        });
+    }
     Ok(bytes.into())
 }
 

@@ -174,10 +174,16 @@ fn layer_descriptor(options: &Options, record: &BlobRecord) -> Descriptor {
         Some(compression) => compression.layer_media_type(options.oci_types),
         None => blob.media_type.clone(),
     };
-    Descriptor {
+    let mut descriptor = Descriptor {
         urls: blob.urls.clone(),
         ..Descriptor::new(&media_type, blob.digest, blob.size)
+    };
+    let latest = record.options.and_then(|made| made.latest_time);
+    if let Some(latest) = latest.filter(|_| options.oci_types) {
+        let key = "buildkit/rewritten-timestamp".to_owned();
+        descriptor.annotations.insert(key, latest.to_string());
     }
+    descriptor
 }
 
 fn manifest(

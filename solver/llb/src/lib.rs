@@ -17,7 +17,7 @@ mod limits;
 
 pub use build::{Graph, State, VertexOptions};
 pub use decode::{InvalidDefinition, InvalidOp, decode};
-pub use encode::encode;
+pub use encode::{encode, encode_bytes};
 
 /// Key of a vertex's description that holds the name shown in progress displays.
 pub const CUSTOM_NAME: &str = "llb.customname";

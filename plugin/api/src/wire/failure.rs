@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shipway_model::definition::SourceInfo;
 use shipway_model::failure::FailureKind;
 use shipway_model::{Failure, FailureDetail, SourceRange};
-use shipway_proto::rpc;
+use shipway_proto::{pb, rpc};
 use tonic::{Code, Status};
 
 const PREFIX: &str = "github.com/moby/buildkit/";
@@ -108,14 +108,22 @@ fn source(info: &SourceInfo, ranges: &[SourceRange]) -> Value {
             })
         })
         .collect();
-    json!({
-        "info": {
-            "filename": info.filename,
-            "data": STANDARD.encode(&info.data),
-            "language": info.language,
-        },
-        "ranges": ranges,
-    })
+    let mut described = json!({
+        "filename": info.filename,
+        "data": STANDARD.encode(&info.data),
+        "language": info.language,
+    });
+    // The definition is kept encoded: only its ops are of use to who reads an error.
+    let definition = info.definition.as_deref().map(pb::Definition::decode);
+    if let Some(Ok(definition)) = definition {
+        let ops: Vec<String> = definition
+            .def
+            .iter()
+            .map(|op| STANDARD.encode(op))
+            .collect();
+        described["definition"] = json!({"def": ops});
+    }
+    json!({"info": described, "ranges": ranges})
 }
 
 fn position(line: i32, character: i32) -> Value {

@@ -108,7 +108,7 @@ impl Files {
             name: context_name.to_owned(),
             ignore,
         };
-        let definition = None;
+        let definition = Some(shipway_llb::encode_bytes(&source));
         let dockerfile = SourceInfo {
             filename: entry::dockerfile_name(options).to_owned(),
             data: dockerfile.to_vec(),
@@ -167,14 +167,30 @@ async fn read(bridge: &dyn Bridge, from: &Ref, path: &str) -> Result<Option<Byte
     }
 }
 
+/// Size of the largest Dockerfile that is read, in bytes.
+const LARGEST: u64 = 16 << 20;
+
 async fn read_dockerfile(
     bridge: &dyn Bridge,
     files: &Ref,
     options: &BuildOptions,
 ) -> Result<Bytes, Failure> {
     for name in entry::dockerfile_names(options) {
-        if let Some(bytes) = read(bridge, files, &name).await? {
-            return Ok(bytes);
+        match read(bridge, files, &name).await {
+            Ok(Some(bytes)) => return Ok(bytes),
+            Ok(None) => {}
+            Err(failure) => {
+                let size = bridge
+                    .stat_file(files, &name)
+                    .await
+                    .map_or(0, |stat| stat.size);
+                if size > LARGEST {
+                    return Err(Failure::new(
+                        "Dockerfile exceeds maximum allowed size of 16 MiB",
+                    ));
+                }
+                return Err(failure);
+            }
         }
     }
     let name = entry::dockerfile_name(options);

@@ -69,6 +69,12 @@ fn terminal_meta(metadata: &BTreeMap<String, pb::OpMetadata>) -> pb::OpMetadata 
     }
 }
 
+/// A definition as the bytes of its message.
+#[must_use]
+pub fn encode_bytes(definition: &Definition) -> Vec<u8> {
+    prost::Message::encode_to_vec(&encode(definition))
+}
+
 /// Marshals one op. `inputs` are in the op's order; each edge's digest is that of its vertex.
 #[must_use]
 pub fn encode_op(
