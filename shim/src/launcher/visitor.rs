@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use nix::sched::{CloneFlags, setns};
 use oci_spec::runtime::Process;
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::fs;
 
 use super::error::{Attempt as _, StartError};
@@ -74,13 +75,22 @@ impl VisitorChild<'_> {
             | CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWCGROUP;
         setns(&host.pidfd, all).attempt(|| "entering the running step".to_owned())?;
-        match clone(self.proof, Namespaces::SIBLING, None)
-            .attempt(|| "making the visiting process".to_owned())?
-        {
-            Cloned::Child => Ok(host.filter.clone()),
+        // The launcher must know the visitor before it can end, so the visitor waits until it is announced.
+        let (announced, announcing) =
+            pipe_with(PipeFlags::CLOEXEC).attempt(|| "making a pipe".to_owned())?;
+        let cloned = clone(self.proof, Namespaces::SIBLING, None)
+            .attempt(|| "making the visiting process".to_owned())?;
+        match cloned {
+            Cloned::Child => {
+                drop(announcing);
+                let waited = rustix::io::read(&announced, &mut [0u8; 1]);
+                waited.attempt(|| "waiting to be announced".to_owned())?;
+                Ok(host.filter.clone())
+            }
             Cloned::Parent { pid, pidfd } => {
                 wire::send(self.set_up, &SetUp::Replaced { pid }, &[pidfd.as_fd()])
                     .attempt(|| "announcing the visiting process".to_owned())?;
+                // This process's end closes the pipe.
                 std::process::exit(0)
             }
         }

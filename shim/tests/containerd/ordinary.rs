@@ -44,7 +44,7 @@ async fn a_detached_container_can_be_entered_paused_limited_and_killed() {
     containerd.ctr_ok(&run(
         &rootfs,
         &["-d"],
-        "c1",
+        "d1",
         &[
             "/bin/sh",
             "-c",
@@ -59,7 +59,7 @@ async fn a_detached_container_can_be_entered_paused_limited_and_killed() {
             "exec",
             "--exec-id",
             "e1",
-            "c1",
+            "d1",
             "/bin/sh",
             "-c",
             "echo in; id -u"
@@ -71,25 +71,30 @@ async fn a_detached_container_can_be_entered_paused_limited_and_killed() {
         "exec",
         "--exec-id",
         "e2",
-        "c1",
+        "d1",
         "/bin/sh",
         "-c",
         "exit 6",
     ]);
-    assert_eq!(failed.status.code(), Some(6));
+    assert_eq!(
+        failed.status.code(),
+        Some(6),
+        "{}",
+        String::from_utf8_lossy(&failed.stderr)
+    );
     assert!(
         containerd
-            .ctr_ok(&["tasks", "metrics", "c1"])
+            .ctr_ok(&["tasks", "metrics", "d1"])
             .contains("memory")
     );
-    assert!(containerd.ctr_ok(&["tasks", "ps", "c1"]).lines().count() >= 2);
-    containerd.ctr_ok(&["tasks", "pause", "c1"]);
+    assert!(containerd.ctr_ok(&["tasks", "ps", "d1"]).lines().count() >= 2);
+    containerd.ctr_ok(&["tasks", "pause", "d1"]);
     assert!(containerd.ctr_ok(&["tasks", "ls"]).contains("PAUSED"));
-    containerd.ctr_ok(&["tasks", "resume", "c1"]);
-    containerd.ctr_ok(&["tasks", "kill", "c1"]);
-    assert_eq!(containerd.wait("c1", "").await.unwrap().exit_status, 3);
-    containerd.ctr(&["tasks", "rm", "c1"]);
-    containerd.ctr_ok(&["containers", "rm", "c1"]);
+    containerd.ctr_ok(&["tasks", "resume", "d1"]);
+    containerd.ctr_ok(&["tasks", "kill", "d1"]);
+    assert_eq!(containerd.wait("d1", "").await.unwrap().exit_status, 3);
+    containerd.ctr(&["tasks", "rm", "d1"]);
+    containerd.ctr_ok(&["containers", "rm", "d1"]);
     assert_eq!(leftovers(&containerd.root), Vec::<String>::new());
 }
 
@@ -97,7 +102,7 @@ async fn a_detached_container_can_be_entered_paused_limited_and_killed() {
 async fn a_killed_shims_container_is_cleaned_up() {
     let containerd = Containerd::start().await;
     let rootfs = containerd.root.join("busybox").display().to_string();
-    containerd.ctr_ok(&run(&rootfs, &["-d"], "c1", &["/bin/sleep", "1000"]));
+    containerd.ctr_ok(&run(&rootfs, &["-d"], "k1", &["/bin/sleep", "1000"]));
     let listed = containerd.ctr_ok(&["tasks", "ls"]);
     let pid: u32 = listed
         .lines()
@@ -111,9 +116,9 @@ async fn a_killed_shims_container_is_cleaned_up() {
     kill(parent_of(pid), libc::SIGKILL);
     eventually("the container is gone", || !lives(pid));
     eventually("the task is gone", || {
-        !containerd.ctr_ok(&["tasks", "ls", "-q"]).contains("c1")
+        !containerd.ctr_ok(&["tasks", "ls", "-q"]).contains("k1")
     });
-    containerd.ctr_ok(&["containers", "rm", "c1"]);
+    containerd.ctr_ok(&["containers", "rm", "k1"]);
     assert_eq!(leftovers(&containerd.root), Vec::<String>::new());
 }
 
@@ -128,7 +133,7 @@ async fn piped_input_arrives_and_ends() {
         let output = Command::new("sh").args(["-c", &line]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let run = format!("run --rm --runtime {RUNTIME} --rootfs {rootfs} c1 /bin/cat");
+    let run = format!("run --rm --runtime {RUNTIME} --rootfs {rootfs} p1 /bin/cat");
     assert_eq!(piped(&run), "piped\n");
     containerd.create_build("b1").await;
     assert_eq!(piped("tasks exec --exec-id v1 b1 /bin/cat"), "piped\n");
@@ -161,7 +166,7 @@ async fn terminals_work_in_containers_and_steps() {
         )
     };
     let (code, text) = in_terminal(format!(
-        "{ctr} run --rm -t --runtime {RUNTIME} --rootfs {rootfs} c1 {shell}"
+        "{ctr} run --rm -t --runtime {RUNTIME} --rootfs {rootfs} t1 {shell}"
     ));
     assert!(
         code == Some(2) && text.contains("/dev/") && text.contains("ok"),
