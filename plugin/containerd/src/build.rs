@@ -20,7 +20,7 @@ use crate::connection::{once, repeat};
 use crate::error::failed;
 use crate::fifo;
 use crate::scope::Scope;
-use crate::step::Step;
+use crate::step::{Name, Step};
 
 /// What containerd calls an OCI specification.
 pub(crate) const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -138,14 +138,13 @@ impl Scope {
         });
         let killed = self.send_signal(id, "", SIGKILL, true);
         let timed = tokio::time::timeout(DEATH, async { tokio::join!(killed, ended) });
-        match timed.await {
-            Ok((killed, ended)) => {
-                if let Err(error) = killed {
-                    tracing::debug!(?error, "killing a task that has ended");
-                }
-                ignore_absent(ended.map(drop), attempt)?;
+        if let Ok((killed, ended)) = timed.await {
+            if let Err(error) = killed {
+                tracing::debug!(?error, "killing a task that has ended");
             }
-            Err(_) => tracing::warn!(container = id, "a killed task does not end"),
+            ignore_absent(ended.map(drop), attempt)?;
+        } else {
+            tracing::warn!(container = id, "a killed task does not end");
         }
         let deleted = repeat(|| {
             let message = wire::DeleteTaskRequest {
@@ -251,7 +250,8 @@ impl Sandbox for Build {
             return Err(ended);
         }
         let dir = self.state.join(id);
-        let step = Step::start(self.scope.clone(), &self.id, id, dir, step, io).await?;
+        let name = Name::of_exec(self.scope.clone(), &self.id, id);
+        let step = Step::start(name, dir, step, io).await?;
         Ok(Box::new(step))
     }
 

@@ -25,13 +25,13 @@ pub(crate) struct Pipes {
     input: Option<(Sender, mpsc::Receiver<Bytes>)>,
     outputs: Vec<(Receiver, mpsc::Sender<Bytes>)>,
     /// The shim's ends, until it has opened its own: otherwise a reader sees the end before the beginning.
-    _held: Held,
+    held: Held,
 }
 
 #[derive(Default)]
 struct Held {
-    _readers: Vec<Receiver>,
-    _writers: Vec<Sender>,
+    readers: Vec<Receiver>,
+    writers: Vec<Sender>,
 }
 
 /// The daemon's ends of a started step.
@@ -55,13 +55,13 @@ impl Pipes {
             stderr: None,
             input: None,
             outputs: Vec::new(),
-            _held: Held::default(),
+            held: Held::default(),
         };
         if let Some(data) = io.stdin {
             let path = make(dir, "stdin")?;
             pipes
-                ._held
-                ._readers
+                .held
+                .readers
                 .push(OpenOptions::new().open_receiver(&path)?);
             pipes.input = Some((OpenOptions::new().open_sender(&path)?, data));
             pipes.stdin = Some(path);
@@ -79,14 +79,16 @@ impl Pipes {
         let path = make(dir, name)?;
         self.outputs
             .push((OpenOptions::new().open_receiver(&path)?, to));
-        self._held
-            ._writers
+        self.held
+            .writers
             .push(OpenOptions::new().open_sender(&path)?);
         Ok(path)
     }
 
     /// Lets go of the shim's ends, which it holds itself now.
     pub(crate) fn started(self) -> Ends {
+        let Held { readers, writers } = self.held;
+        drop((readers, writers));
         Ends {
             input: self.input,
             outputs: self.outputs,

@@ -134,7 +134,6 @@ impl Snapshots for Scope {
                 name: name.to_owned(),
                 key: key.to_owned(),
                 labels: labels.clone().into_iter().collect(),
-                ..Default::default()
             };
             let (mut client, request) = (self.snapshots(), self.leased(lease, message));
             async move { client.commit(request).await }

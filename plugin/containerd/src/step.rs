@@ -12,7 +12,6 @@ use shipway_model::Digest;
 use shipway_step::{STEP_TYPE_URL, StepOutcome, StepSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::connection::{once, repeat};
@@ -90,14 +89,11 @@ impl From<Problem> for BackendError {
 
 impl Step {
     pub(crate) async fn start(
-        scope: Scope,
-        container: &str,
-        exec: &str,
+        name: Name,
         dir: PathBuf,
         mut step: StepSpec,
         io: StepIo,
     ) -> Result<Self, BackendError> {
-        let name = Name::of_exec(scope, container, exec);
         let result = step
             .result
             .get_or_insert_with(|| dir.join("outcome.json"))
@@ -196,7 +192,8 @@ impl Drop for Step {
 }
 
 impl Name {
-    fn of_exec(scope: Scope, container: &str, exec: &str) -> Self {
+    /// A step that is an exec in its build's task.
+    pub(crate) fn of_exec(scope: Scope, container: &str, exec: &str) -> Self {
         Self {
             scope,
             build: container.to_owned(),
@@ -266,7 +263,8 @@ impl Name {
         pipes: &Pipes,
         result: &Path,
     ) -> Result<(), BackendError> {
-        let terminal = step.spec.process().as_ref().and_then(|p| p.terminal());
+        let process = step.spec.process().as_ref();
+        let terminal = process.and_then(oci_spec::runtime::Process::terminal);
         let value = step.to_any_value();
         let value = value.map_err(|error| self.error("describing", error))?;
         let path = |path: &Option<PathBuf>| {
@@ -312,14 +310,14 @@ impl Name {
 
     fn not_started(&self, status: &Status) -> BackendError {
         let attempt = self.attempt("starting");
-        match self.lost(status) {
+        match Self::lost(status) {
             Some(why) => BackendError::caused(ErrorKind::Unavailable, attempt, why),
             None => failed(attempt, status),
         }
     }
 
     /// What became of the task, where an answer shows that it is no more.
-    fn lost(&self, status: &Status) -> Option<&'static str> {
+    fn lost(status: &Status) -> Option<&'static str> {
         if status.code() == Code::NotFound {
             return Some("build container was removed");
         }
@@ -386,17 +384,13 @@ impl Life {
         for (from, to) in ends.outputs {
             outputs.spawn(fifo::pump_out(from, to));
         }
-        let stop = CancellationToken::new();
-        let feeding = ends.input.map(|(to, from)| {
-            let (name, stop) = (self.name.clone(), stop.clone());
-            tokio::spawn(async move { stop.run_until_cancelled_owned(feed(name, to, from)).await })
-        });
-        let answer = self.wait().await;
-        stop.cancel();
-        self.take_last_output(outputs).await;
-        if let Some(feeding) = feeding {
-            let _stopped = feeding.await;
+        let mut feeding = JoinSet::new();
+        if let Some((to, from)) = ends.input {
+            feeding.spawn(feed(self.name.clone(), to, from));
         }
+        let answer = self.wait().await;
+        feeding.shutdown().await;
+        self.take_last_output(outputs).await;
         let ended = match &mut self.traces.own {
             Own::Exec { result } => self.name.exit_of_exec(result, answer),
             Own::Container(rootfs) => {
@@ -404,7 +398,7 @@ impl Life {
                 let figures = rootfs.as_ref().map(|rootfs| rootfs.usage.read());
                 // Whoever waits takes the step's files next: nothing may still be mounted over them.
                 undo(rootfs).await;
-                self.name.exit_of_task(figures.unwrap_or_default(), answer)
+                self.name.exit_of_task(&figures.unwrap_or_default(), answer)
             }
         };
         tell.send_replace(Some(ended));
@@ -444,7 +438,7 @@ impl Name {
             None
         });
         let Some(outcome) = outcome else {
-            return self.exit_of_task(Figures::default(), answer);
+            return self.exit_of_task(&Figures::default(), answer);
         };
         if let Some(failure) = outcome.failure {
             return Err(self.problem(ErrorKind::Other, failure.message));
@@ -457,7 +451,7 @@ impl Name {
         })
     }
 
-    fn exit_of_task(&self, figures: Figures, answer: Result<u32, Status>) -> Ended {
+    fn exit_of_task(&self, figures: &Figures, answer: Result<u32, Status>) -> Ended {
         match answer {
             Ok(code) => Ok(Exit {
                 code,
@@ -466,7 +460,7 @@ impl Name {
                 cpu_micros: figures.cpu_micros,
             }),
             Err(status) => {
-                let why = match self.lost(&status) {
+                let why = match Self::lost(&status) {
                     Some(why) => why.to_owned(),
                     None => status.message().to_owned(),
                 };

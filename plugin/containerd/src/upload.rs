@@ -10,8 +10,8 @@ use shipway_proto::content::{
     AbortRequest, WriteAction, WriteContentRequest, WriteContentResponse,
 };
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
 
 use crate::connection::{once, repeat};
@@ -23,6 +23,9 @@ const MESSAGE: usize = 1 << 20;
 /// Messages under way; more would only fill memory.
 const UNDER_WAY: usize = 4;
 
+/// What reads containerd's answers; ends with the upload.
+type Draining = JoinSet<Result<(), Status>>;
+
 /// A blob that is being written.
 struct Upload {
     scope: Scope,
@@ -30,7 +33,7 @@ struct Upload {
     reference: String,
     labels: BTreeMap<String, String>,
     messages: mpsc::Sender<WriteContentRequest>,
-    answers: AbortOnDropHandle<Result<(), Status>>,
+    answers: Draining,
     written: i64,
     /// Set when containerd has nothing left of the upload: it is a blob now.
     done: bool,
@@ -101,33 +104,27 @@ impl Scope {
         start: WriteContentRequest,
     ) -> Result<Started, Status> {
         // containerd answers the first message before it needs another, so a try can be repeated as a whole.
-        let (messages, mut answers) = {
-            let queue = std::sync::Mutex::new(None);
-            let answers = once(|| {
-                let (messages, outgoing) = mpsc::channel(UNDER_WAY);
-                let first = messages.try_send(start.clone());
-                first.expect("a new channel has room for a message");
-                *queue.lock().expect("nobody panics with it") = Some(messages);
-                let mut client = self.content().max_encoding_message_size(2 * MESSAGE);
-                let request = self.leased(lease, ReceiverStream::new(outgoing));
-                async move { client.write(request).await }
-            })
-            .await?;
-            let queue = queue.into_inner().expect("nobody panics with it");
-            (queue.expect("a call was made"), answers)
-        };
+        let (mut answers, messages) = once(|| {
+            let (messages, outgoing) = mpsc::channel(UNDER_WAY);
+            let first = messages.try_send(start.clone());
+            first.expect("a new channel has room for a message");
+            let mut client = self.content().max_encoding_message_size(2 * MESSAGE);
+            let request = self.leased(lease, ReceiverStream::new(outgoing));
+            async move {
+                let answers = client.write(request).await?;
+                Ok(answers.map(|answers| (answers, messages)))
+            }
+        })
+        .await?;
         let first = answers.message().await?;
         let first = first.ok_or_else(|| Status::internal("containerd ended the upload"))?;
-        let answers = AbortOnDropHandle::new(tokio::spawn(drain(answers)));
-        Ok((messages, answers, first.offset))
+        let mut draining = JoinSet::new();
+        draining.spawn(drain(answers));
+        Ok((messages, draining, first.offset))
     }
 }
 
-type Started = (
-    mpsc::Sender<WriteContentRequest>,
-    AbortOnDropHandle<Result<(), Status>>,
-    i64,
-);
+type Started = (mpsc::Sender<WriteContentRequest>, Draining, i64);
 
 /// Reads answers, so that they don't pile up, until the end or an error.
 async fn drain(mut answers: Streaming<WriteContentResponse>) -> Result<(), Status> {
@@ -201,9 +198,10 @@ impl Upload {
     }
 
     async fn ended(&mut self) -> Result<(), Status> {
-        match (&mut self.answers).await {
-            Ok(ended) => ended,
-            Err(panic) => Err(Status::internal(panic.to_string())),
+        match self.answers.join_next().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(panic)) => Err(Status::internal(panic.to_string())),
+            None => Err(Status::internal("containerd has ended the upload before")),
         }
     }
 
@@ -233,20 +231,21 @@ impl Drop for Upload {
             return;
         }
         let (scope, reference) = (self.scope.clone(), std::mem::take(&mut self.reference));
-        self.scope.in_background(async move {
-            let aborted = repeat(|| {
-                let message = AbortRequest {
-                    r#ref: reference.clone(),
-                };
-                let (mut client, request) = (scope.content(), scope.request(message));
-                async move { client.abort(request).await }
-            });
-            match aborted.await {
-                Err(status) if status.code() != Code::NotFound => {
-                    tracing::warn!(reference, %status, "an upload stays until it expires");
-                }
-                _ => {}
-            }
-        });
+        self.scope.in_background(abort(scope, reference));
+    }
+}
+
+async fn abort(scope: Scope, reference: String) {
+    let aborted = repeat(|| {
+        let message = AbortRequest {
+            r#ref: reference.clone(),
+        };
+        let (mut client, request) = (scope.content(), scope.request(message));
+        async move { client.abort(request).await }
+    });
+    if let Err(status) = aborted.await
+        && status.code() != Code::NotFound
+    {
+        tracing::warn!(reference, %status, "an upload stays until it expires");
     }
 }

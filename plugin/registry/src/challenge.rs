@@ -68,16 +68,15 @@ fn split(header: &str) -> Vec<(String, Parameters)> {
             // Nothing that a challenge consists of: what was understood so far counts.
             return challenges;
         }
-        match (after.trim_start().strip_prefix('='), challenges.last_mut()) {
-            (Some(value), Some((_, parameters))) => {
-                let (value, after) = value_of(value.trim_start());
-                parameters.push((word.to_owned(), value));
-                rest = after;
-            }
-            _ => {
-                challenges.push((word.to_owned(), Vec::new()));
-                rest = after;
-            }
+        if let Some(value) = after.trim_start().strip_prefix('=')
+            && let Some((_, parameters)) = challenges.last_mut()
+        {
+            let (value, after) = value_of(value.trim_start());
+            parameters.push((word.to_owned(), value));
+            rest = after;
+        } else {
+            challenges.push((word.to_owned(), Vec::new()));
+            rest = after;
         }
     }
 }

@@ -17,6 +17,8 @@ use shipway_backend::suite::collect;
 use shipway_backend::{BackendError, ErrorKind, Registry as _, RegistryAccess};
 use shipway_model::descriptor::OCI_LAYER;
 use shipway_model::{Descriptor, Digest, ImageRef};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::{RegistryClient, Settings};
 
@@ -27,28 +29,40 @@ type Answer = (u16, Vec<(&'static str, String)>, Vec<Option<Bytes>>);
 struct Server {
     host: String,
     asked: Arc<Mutex<Vec<String>>>,
+    _running: JoinSet<()>,
 }
+
+type Answers = Arc<Mutex<VecDeque<Answer>>>;
 
 async fn server(answers: Vec<Answer>) -> Server {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-    let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
-    let seen = asked.clone();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
+    let mut running = JoinSet::new();
+    running.spawn(serve(
+        listener,
+        Arc::new(Mutex::new(answers.into())),
+        asked.clone(),
+    ));
+    Server {
+        host,
+        asked,
+        _running: running,
+    }
+}
+
+async fn serve(listener: TcpListener, answers: Answers, seen: Arc<Mutex<Vec<String>>>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (answers, seen) = (answers.clone(), seen.clone());
+        let answer = service_fn(move |request: http::Request<Incoming>| {
             let (answers, seen) = (answers.clone(), seen.clone());
-            let serve = service_fn(move |request: http::Request<Incoming>| {
-                let (answers, seen) = (answers.clone(), seen.clone());
-                async move { Ok::<_, Infallible>(answer(request, &answers, &seen).await) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), serve);
-            tokio::spawn(connection);
-        }
-    });
-    Server { host, asked }
+            async move { Ok::<_, Infallible>(answer(request, &answers, &seen).await) }
+        });
+        let http = hyper::server::conn::http1::Builder::new();
+        connections.spawn(http.serve_connection(TokioIo::new(stream), answer));
+    }
 }
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
@@ -67,12 +81,8 @@ async fn answer(
     };
     let shown = header("authorization") + &header("range");
     let line = format!("{} {}{shown}", request.method(), request.uri());
-    let body = request
-        .into_body()
-        .collect()
-        .await
-        .map(|body| body.to_bytes());
-    let body = String::from_utf8_lossy(&body.unwrap_or_default()).into_owned();
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let body = String::from_utf8_lossy(&body).into_owned();
     seen.lock()
         .unwrap()
         .push(format!("{line} {body}").trim().to_owned());
@@ -81,13 +91,11 @@ async fn answer(
         .unwrap()
         .pop_front()
         .expect("one more request");
-    let pieces = futures::stream::iter(pieces).then(async |piece| match piece {
-        Some(piece) => Ok(Frame::data(piece)),
-        None => {
-            // What came before is sent first.
-            tokio::task::yield_now().await;
-            Err(std::io::Error::other("broken off"))
-        }
+    let pieces = futures::stream::iter(pieces).then(async |piece| {
+        // What came before is sent first.
+        tokio::task::yield_now().await;
+        let broken = || std::io::Error::other("broken off");
+        piece.map(Frame::data).ok_or_else(broken)
     });
     let mut response = http::Response::builder().status(status);
     for (name, value) in headers {

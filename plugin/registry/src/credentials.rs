@@ -1,5 +1,5 @@
 //! Fetches a token with a client's credentials, for clients that leave it to the daemon (the distribution specification's
-//! "Token Authentication" and "OAuth2"). Never keeps a password.
+//! "Token Authentication" and `OAuth2`). Never keeps a password.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ impl Source<'_> {
         }
     }
 
-    /// The OAuth2 way.
+    /// The `OAuth2` way.
     fn post(&self, credentials: &Credentials) -> RequestBuilder {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.append_pair("client_id", CLIENT_ID)

@@ -51,7 +51,7 @@ impl Settings {
     pub(crate) fn origin(&self, image: &ImageRef, insecure: bool) -> Endpoint {
         let host = image.registry_host();
         let registry = self.registry(&[&image.host, host]);
-        self.endpoint(host, "/v2".to_owned(), None, registry, insecure)
+        Endpoint::new(host, "/v2".to_owned(), registry, insecure)
     }
 
     fn mirror(&self, mirror: &str, of: &str) -> Endpoint {
@@ -68,26 +68,20 @@ impl Settings {
             host
         };
         let namespace = (host != of).then(|| of.to_owned());
-        self.endpoint(host, prefix, namespace, self.registry(&[host]), false)
+        Endpoint {
+            namespace,
+            ..Endpoint::new(host, prefix, self.registry(&[host]), false)
+        }
     }
 
     fn registry(&self, names: &[&str]) -> Registry {
         let mut known = names.iter().filter_map(|name| self.hosts.get(*name));
         known.next().cloned().unwrap_or_default()
     }
+}
 
-    #[expect(
-        clippy::unused_self,
-        reason = "it is where defaults of all hosts would come in"
-    )]
-    fn endpoint(
-        &self,
-        host: &str,
-        prefix: String,
-        namespace: Option<String>,
-        registry: Registry,
-        insecure: bool,
-    ) -> Endpoint {
+impl Endpoint {
+    fn new(host: &str, prefix: String, registry: Registry, insecure: bool) -> Self {
         let transport = match registry.plain_http {
             Some(true) if !insecure => Transport::Plain,
             Some(false) if !insecure => Transport::Tls,
@@ -95,10 +89,10 @@ impl Settings {
             None if insecure || is_local(host) => Transport::TlsOrPlain,
             None => Transport::Tls,
         };
-        Endpoint {
+        Self {
             host: host.to_owned(),
             prefix,
-            namespace,
+            namespace: None,
             transport,
             unverified: insecure || registry.insecure,
             registry,
@@ -162,8 +156,8 @@ mod tests {
             ]
         );
         let transports: Vec<_> = sources.iter().map(|s| s.transport).collect();
-        use Transport::{Tls, TlsOrPlain};
-        assert_eq!(transports, [Tls, TlsOrPlain, Tls]);
+        let (tls, any) = (Transport::Tls, Transport::TlsOrPlain);
+        assert_eq!(transports, [tls, any, tls]);
     }
 
     #[test]

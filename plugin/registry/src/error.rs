@@ -106,6 +106,14 @@ pub(crate) fn stalled(attempt: &str, host: &str) -> BackendError {
     BackendError::caused(ErrorKind::Unavailable, attempt, why)
 }
 
+/// Which of two errors of two hosts is told: the later one, unless it only says that its host could not be asked.
+pub(crate) fn telling(before: Option<BackendError>, error: BackendError) -> BackendError {
+    match before {
+        Some(before) if error.kind == ErrorKind::Unavailable => before,
+        _ => error,
+    }
+}
+
 /// What arrived is not what was asked for.
 pub(crate) fn corrupt(attempt: &str, why: impl Into<String>) -> BackendError {
     BackendError::caused(ErrorKind::Corrupt, attempt, why.into())

@@ -18,7 +18,7 @@ use crate::endpoint::{Endpoint, Transport};
 use crate::error::{stalled, unanswered};
 use crate::http_client::Clients;
 use crate::settings::Settings;
-use crate::tokens::{Asker, Tokens};
+use crate::tokens::{Asker, Tokens, Wanted};
 
 /// First pause before a request is repeated.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -146,9 +146,13 @@ impl Exchange {
         let Some(challenge) = self.with_host(host, |host| host.challenge.clone()) else {
             return Ok(None);
         };
-        self.tokens
-            .authorize(asker, client, host, &challenge, &ask.scopes, refused)
-            .await
+        let wanted = Wanted {
+            host,
+            challenge: &challenge,
+            scopes: &ask.scopes,
+            refused,
+        };
+        self.tokens.authorize(asker, client, wanted).await
     }
 
     /// The headers for a request that cannot be repeated, after another one to the same host was answered.

@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::client::{RegistryClient, pull_scope};
 use crate::endpoint::Endpoint;
-use crate::error::{corrupt, refused, stalled, unanswered};
+use crate::error::{corrupt, refused, stalled, telling, unanswered};
 use crate::exchange::{Ask, Target};
 use crate::resolve::MANIFEST;
 
@@ -98,11 +98,7 @@ impl Source {
                     self.place = Some(place);
                     return Ok((response, permit));
                 }
-                Err(error) => {
-                    if last.is_none() || error.kind != ErrorKind::Unavailable {
-                        last = Some(error);
-                    }
-                }
+                Err(error) => last = Some(telling(last, error)),
             }
         }
         Err(last.expect("there is always the host itself"))
@@ -224,7 +220,7 @@ impl Transfer {
         self.received += chunk.len() as u64;
         let size = self.source.descriptor.size;
         if self.received > size {
-            return Err(self.lies(format!("more than its {size} bytes")));
+            return Err(self.lies(&format!("more than its {size} bytes")));
         }
         self.hasher.update(&chunk);
         Ok(chunk)
@@ -235,10 +231,10 @@ impl Transfer {
         if found == self.source.descriptor.digest {
             return Ok(None);
         }
-        Err(self.lies(format!("bytes with digest {found}")))
+        Err(self.lies(&format!("bytes with digest {found}")))
     }
 
-    fn lies(&self, what: String) -> BackendError {
+    fn lies(&self, what: &str) -> BackendError {
         corrupt(
             &self.source.attempt,
             format!("{} sent {what}", self.source.host()),
@@ -268,9 +264,8 @@ impl Transfer {
         );
         let place = self.source.place.clone();
         let place = place.expect("a transfer has begun somewhere");
-        let response = match self.source.open(&place, self.received).await {
-            Ok(response) => response,
-            Err(_) => return Err(error),
+        let Ok(response) = self.source.open(&place, self.received).await else {
+            return Err(error);
         };
         self.response = Some(response);
         self.skip_known().await
@@ -286,15 +281,15 @@ impl Transfer {
             _ => 0,
         };
         let Some(mut known) = self.received.checked_sub(start) else {
-            return Err(self.lies(format!("a range that begins at {start}")));
+            return Err(self.lies(&format!("a range that begins at {start}")));
         };
-        // A chunk that is only partly known is rare and small: ask again from where it ends.
         while known > 0 {
             match self.read().await? {
                 Some(chunk) if chunk.len() as u64 <= known => known -= chunk.len() as u64,
                 Some(chunk) => {
                     let at = usize::try_from(known).unwrap_or(chunk.len());
-                    return self.put_back(chunk.slice(at..));
+                    self.put_back(chunk.slice(at..));
+                    return Ok(());
                 }
                 None => return Ok(()),
             }
@@ -303,14 +298,13 @@ impl Transfer {
     }
 
     /// Puts bytes that were read too early before what is still to come.
-    fn put_back(&mut self, chunk: Bytes) -> Result<(), BackendError> {
+    fn put_back(&mut self, chunk: Bytes) {
         let Some(response) = self.response.take() else {
-            return Ok(());
+            return;
         };
         let head = futures::stream::iter([Ok(chunk)]);
         let body = reqwest::Body::wrap_stream(head.chain(response.bytes_stream()));
         self.response = Some(Response::from(http::Response::new(body)));
-        Ok(())
     }
 }
 

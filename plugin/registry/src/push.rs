@@ -151,19 +151,24 @@ impl<'a> Push<'a> {
         match response.status() {
             StatusCode::CREATED => Ok(true),
             StatusCode::ACCEPTED => {
-                // It began an upload instead, which nobody wants.
-                if let Ok(location) = self.location(&response) {
-                    let mut ask = self.ask(Method::DELETE, String::new(), vec![]);
-                    ask.target = Target::Url(location);
-                    if let Err(error) = self.client.exchange.send(&ask).await {
-                        tracing::debug!(?error, "an upload that was not wanted stays");
-                    }
-                }
+                self.abandon(&response).await;
                 Ok(false)
             }
             // What cannot be read cannot be mounted, but still be sent.
             status if status.is_client_error() => Ok(false),
             _ => Err(refused(self.attempt, &self.endpoint.host, response).await),
+        }
+    }
+
+    /// Ends an upload that the registry has begun and nobody wants.
+    async fn abandon(&self, response: &Response) {
+        let Ok(location) = self.location(response) else {
+            return;
+        };
+        let mut ask = self.ask(Method::DELETE, String::new(), vec![]);
+        ask.target = Target::Url(location);
+        if let Err(error) = self.client.exchange.send(&ask).await {
+            tracing::debug!(?error, "an upload that was not wanted stays");
         }
     }
 

@@ -4,13 +4,13 @@
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use reqwest::{Response, StatusCode};
-use shipway_backend::{BackendError, ErrorKind, RegistryAccess};
+use shipway_backend::{BackendError, RegistryAccess};
 use shipway_model::descriptor::{DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use shipway_model::{Descriptor, Digest, ImageRef};
 
 use crate::client::{RegistryClient, pull_scope};
 use crate::endpoint::Endpoint;
-use crate::error::{corrupt, refused, stalled, unanswered};
+use crate::error::{corrupt, refused, stalled, telling, unanswered};
 use crate::exchange::Ask;
 
 /// The header that names what a manifest's address stands for.
@@ -25,20 +25,17 @@ impl RegistryClient {
         access: &RegistryAccess,
     ) -> Result<Descriptor, BackendError> {
         let sources = self.exchange.settings.sources(image, access.insecure);
-        let mut first: Option<BackendError> = None;
+        let mut last = None;
         for endpoint in &sources {
             match self.resolve_at(endpoint, image, access).await {
                 Ok(descriptor) => return Ok(descriptor),
                 Err(error) => {
                     tracing::debug!(%image, host = endpoint.host, ?error, "not resolved here");
-                    // The last host is the one that the reference names: its word counts, unless it could not be asked.
-                    if first.is_none() || error.kind != ErrorKind::Unavailable {
-                        first = Some(error);
-                    }
+                    last = Some(telling(last, error));
                 }
             }
         }
-        Err(first.expect("there is always the host itself"))
+        Err(last.expect("there is always the host itself"))
     }
 
     async fn resolve_at(
@@ -48,7 +45,7 @@ impl RegistryClient {
         access: &RegistryAccess,
     ) -> Result<Descriptor, BackendError> {
         let attempt = image.to_string();
-        let head = self.manifest(endpoint, image, access, Method::HEAD, &attempt);
+        let head = self.manifest(endpoint, image, access, Method::HEAD);
         let response = head.await?;
         if response.status() == StatusCode::OK
             && let Some(descriptor) = described(image, &response, &attempt)?
@@ -60,7 +57,7 @@ impl RegistryClient {
             return Err(refused(&attempt, &endpoint.host, response).await);
         }
         // The registry does not say all that is needed: read it and see.
-        let get = self.manifest(endpoint, image, access, Method::GET, &attempt);
+        let get = self.manifest(endpoint, image, access, Method::GET);
         let response = get.await?;
         if response.status() != StatusCode::OK {
             return Err(refused(&attempt, &endpoint.host, response).await);
@@ -77,13 +74,13 @@ impl RegistryClient {
         image: &ImageRef,
         access: &RegistryAccess,
         method: Method,
-        attempt: &str,
     ) -> Result<Response, BackendError> {
+        let attempt = image.to_string();
         let path = endpoint.path(image, &format!("manifests/{}", version(image)));
         let ask = Ask {
             scopes: vec![pull_scope(&image.path)],
             headers: accept(),
-            ..Ask::new(attempt, endpoint, access, method, path)
+            ..Ask::new(&attempt, endpoint, access, method, path)
         };
         self.exchange.send(&ask).await
     }

@@ -26,7 +26,7 @@ impl Default for Settings {
             hosts: BTreeMap::new(),
             concurrency: 4,
             connect_timeout: Duration::from_secs(30),
-            stall_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_mins(1),
             tries: 5,
         }
     }

@@ -36,6 +36,16 @@ struct Key {
     request: TokenRequest,
 }
 
+/// What an authorization is wanted for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) challenge: &'a Challenge,
+    /// What is to be allowed.
+    pub(crate) scopes: &'a [String],
+    /// An authorization that was not good enough.
+    pub(crate) refused: Option<&'a HeaderValue>,
+}
+
 /// Locked while its token is being fetched.
 type Slot = Arc<tokio::sync::Mutex<Option<Fresh>>>;
 
@@ -59,30 +69,27 @@ impl Tokens {
         }
     }
 
-    /// An `Authorization` that meets a challenge; `None` where the asker has nothing to show. With `refused` set, the one
-    /// at hand was not good enough.
+    /// An `Authorization` that meets a challenge; `None` where the asker has nothing to show.
     pub(crate) async fn authorize(
         &self,
         asker: &Asker,
         client: &Client,
-        host: &str,
-        challenge: &Challenge,
-        scopes: &[String],
-        refused: Option<&HeaderValue>,
+        wanted: Wanted<'_>,
     ) -> Result<Option<HeaderValue>, BackendError> {
-        match challenge {
-            Challenge::Basic => basic(asker, host).await,
+        match wanted.challenge {
+            Challenge::Basic => basic(asker, wanted.host).await,
             Challenge::Bearer {
                 realm,
                 service,
-                scopes: asked,
+                scopes,
             } => {
                 let request = TokenRequest {
-                    host: host.to_owned(),
+                    host: wanted.host.to_owned(),
                     realm: realm.clone(),
                     service: service.clone(),
-                    scopes: union(scopes, asked),
+                    scopes: union(wanted.scopes, scopes),
                 };
+                let refused = wanted.refused;
                 self.bearer(asker, client, request, refused).await.map(Some)
             }
         }
@@ -254,7 +261,7 @@ mod tests {
             let count = self.fetched.fetch_add(1, Ordering::Relaxed);
             Ok(Token {
                 token: format!("{}-{}-{count}", self.authority, request.scopes.join("+")),
-                expires_in: Duration::from_secs(60),
+                expires_in: Duration::from_mins(1),
             })
         }
 
@@ -284,7 +291,13 @@ mod tests {
         let _provider = rustls::crypto::ring::default_provider().install_default();
         let http = Client::builder().tls_certs_only([]).build().unwrap();
         let asker = Some(asker.clone());
-        let got = tokens.authorize(&asker, &http, "h", &challenge, &scopes, refused);
+        let wanted = Wanted {
+            host: "h",
+            challenge: &challenge,
+            scopes: &scopes,
+            refused,
+        };
+        let got = tokens.authorize(&asker, &http, wanted);
         got.await.unwrap().unwrap()
     }
 

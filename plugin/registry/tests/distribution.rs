@@ -1,5 +1,7 @@
 //! The client against the reference implementation of a registry.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;

@@ -21,7 +21,7 @@ use crate::error::malformed;
 /// What registries know as the client's name, as BuildKit sends it.
 const CLIENT_ID: &str = "buildkit-client";
 /// Good for this long where the client does not say: the distribution specification's default.
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+const DEFAULT_LIFE: Duration = Duration::from_mins(1);
 /// Bytes of an Ed25519 signature, which goes before what is signed.
 const SIGNATURE: usize = 64;
 

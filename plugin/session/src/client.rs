@@ -17,7 +17,7 @@ use crate::error::{gone, refused};
 use crate::metadata::Hello;
 
 /// How long a client may take over a single question. It may in turn ask a registry.
-const QUESTION: Duration = Duration::from_secs(120);
+const QUESTION: Duration = Duration::from_mins(2);
 
 /// One connected client. Cheap to clone.
 #[derive(Clone)]

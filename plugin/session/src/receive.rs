@@ -27,7 +27,7 @@ use crate::validate::Validator;
 
 const METHOD: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 /// A client that walks a huge directory of which nothing is wanted is silent for a while, but not for this long.
-const STALL: Duration = Duration::from_secs(600);
+const STALL: Duration = Duration::from_mins(10);
 /// How often progress is told.
 const TOLD: Duration = Duration::from_millis(100);
 /// By how much a file may have grown since it was listed, beside doubling.
@@ -219,7 +219,7 @@ impl Receiver {
         let kind = PacketType::try_from(packet.r#type);
         match (kind, self.phase, packet.stat) {
             (Ok(PacketType::PacketStat), Phase::Listing, Some(stat)) => {
-                let (index, stat) = self.list.entry(stat).map_err(|e| self.malformed(e))?;
+                let (index, stat) = self.list.entry(stat).map_err(|e| self.malformed(&e))?;
                 self.entry(index, stat)
             }
             (Ok(PacketType::PacketStat), Phase::Listing, None) => {
@@ -238,7 +238,9 @@ impl Receiver {
                     message,
                 ))
             }
-            (kind, phase, _) => Err(self.malformed(format!("unexpected {kind:?} while {phase:?}"))),
+            (kind, phase, _) => {
+                Err(self.malformed(&format!("unexpected {kind:?} while {phase:?}")))
+            }
         }
     }
 
@@ -255,11 +257,11 @@ impl Receiver {
 
     fn data(&mut self, index: u32, data: &[u8]) -> Result<Step, BackendError> {
         let Some(left) = self.wanted.get_mut(&index) else {
-            return Err(self.malformed(format!("data of file {index}, which was not asked for")));
+            return Err(self.malformed(&format!("data of file {index}, which was not asked for")));
         };
         match left.checked_sub(data.len() as u64) {
             Some(rest) => *left = rest,
-            None => return Err(self.malformed(format!("file {index} never ends"))),
+            None => return Err(self.malformed(&format!("file {index} never ends"))),
         }
         self.sink.data(index, data)?;
         if data.is_empty() {
@@ -288,10 +290,10 @@ impl Receiver {
         if self.is_complete() {
             return Ok(self.sink);
         }
-        Err(self.malformed("it ended in the middle".to_owned()))
+        Err(self.malformed("it ended in the middle"))
     }
 
-    fn malformed(&self, why: impl ToString) -> BackendError {
+    fn malformed(&self, why: &(impl ToString + ?Sized)) -> BackendError {
         malformed(self.attempt.clone(), why.to_string())
     }
 }

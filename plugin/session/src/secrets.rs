@@ -16,10 +16,10 @@ use shipway_proto::sshforward::ssh_client::SshClient;
 use shipway_proto::sshforward::{BytesMessage, CheckAgentRequest};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
 use tokio_util::sync::PollSender;
-use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status};
 
 use crate::channel::origin;
@@ -66,11 +66,12 @@ impl Secrets for Client {
             .into_map(&attempt)?;
         let (answers, from_agent) = mpsc::channel(4);
         // The client's first headers come with the agent's first answer, so nobody waits for them here.
-        let task = tokio::spawn(self.clone().forward(request, answers));
+        let mut forwarding = JoinSet::new();
+        forwarding.spawn(self.clone().forward(request, answers));
         Ok(Box::new(Agent {
             read: StreamReader::new(ReceiverStream::new(from_agent).boxed()),
             write: PollSender::new(to_agent),
-            _task: AbortOnDropHandle::new(task),
+            _forwarding: forwarding,
         }))
     }
 }
@@ -87,10 +88,9 @@ impl Client {
         let mut client = SshClient::with_origin(self.channel(), origin());
         let call = async {
             let mut stream = client.forward_agent(request).await?.into_inner();
-            while let Some(message) = stream.message().await? {
-                if answers.send(Ok(message.data)).await.is_err() {
-                    break;
-                }
+            while let (false, Some(message)) = (answers.is_closed(), stream.message().await?) {
+                // Closed by now or not: the loop looks again.
+                let _unheard = answers.send(Ok(message.data)).await;
             }
             Ok::<(), Status>(())
         };
@@ -105,7 +105,7 @@ impl Client {
 struct Agent {
     read: StreamReader<BoxStream<'static, Answer>, Bytes>,
     write: PollSender<BytesMessage>,
-    _task: AbortOnDropHandle<()>,
+    _forwarding: JoinSet<()>,
 }
 
 impl AsyncRead for Agent {

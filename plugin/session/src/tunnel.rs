@@ -168,10 +168,10 @@ impl Stream for Written {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let (result, writer) = with(&self.pipe, |pipe| {
+            if pipe.gathered.is_empty() && pipe.ended {
+                return (Poll::Ready(None), None);
+            }
             if pipe.gathered.is_empty() {
-                if pipe.ended {
-                    return (Poll::Ready(None), None);
-                }
                 pipe.reader = Some(cx.waker().clone());
                 return (Poll::Pending, None);
             }
@@ -218,9 +218,9 @@ mod tests {
     async fn a_writer_waits_for_a_slow_reader_and_fails_when_it_leaves() {
         let (mut tunnel, mut written) = tunnel(chunks(&[]), CancellationToken::new());
         tunnel.write_all(&vec![0; GATHERED]).await.unwrap();
-        let blocked = tokio::spawn(async move { tunnel.write_all(b"x").await });
-        assert_eq!(written.next().await.unwrap().len(), MESSAGE);
-        blocked.await.unwrap().unwrap();
+        let (blocked, message) = tokio::join!(tunnel.write_all(b"x"), written.next());
+        assert_eq!(message.unwrap().len(), MESSAGE);
+        blocked.unwrap();
         let (mut tunnel, written) = super::tunnel(chunks(&[]), CancellationToken::new());
         drop(written);
         assert!(tunnel.write_all(b"x").await.is_err());
@@ -230,8 +230,9 @@ mod tests {
     async fn a_cancelled_token_ends_reading_at_once() {
         let token = CancellationToken::new();
         let (mut tunnel, _written) = tunnel(futures::stream::pending().boxed(), token.clone());
-        let reading = tokio::spawn(async move { tunnel.read(&mut [0; 8]).await });
-        token.cancel();
-        assert_eq!(reading.await.unwrap().unwrap(), 0);
+        let mut buffer = [0; 8];
+        let cancel = async { token.cancel() };
+        let (read, ()) = tokio::join!(tunnel.read(&mut buffer), cancel);
+        assert_eq!(read.unwrap(), 0);
     }
 }

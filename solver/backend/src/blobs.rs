@@ -33,7 +33,7 @@ pub enum BlobSlot {
 pub trait Blobs: Send + Sync {
     /// What is known of a blob; `None` where this namespace does not record it.
     async fn info(&self, digest: &Digest) -> Result<Option<BlobInfo>, BackendError>;
-    /// The bytes from `offset`; NotFound where this namespace does not record it.
+    /// The bytes from `offset`; `NotFound` where this namespace does not record it.
     async fn open(&self, digest: &Digest, offset: u64) -> Result<ByteStream, BackendError>;
     /// Starts to write. With `expected` (digest, size) the blob may turn out to be present, also by sharing another
     /// namespace's. `labels` are set at commit.

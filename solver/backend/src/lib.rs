@@ -10,6 +10,11 @@ pub mod registry;
 pub mod session;
 pub mod snapshots;
 #[cfg(feature = "testing")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a suite panics where a rule is broken"
+)]
 pub mod suite;
 
 use std::sync::Arc;

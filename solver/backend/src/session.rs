@@ -14,7 +14,7 @@ use crate::{BackendError, ByteStream};
 /// The connected clients.
 #[async_trait]
 pub trait Sessions: Send + Sync {
-    /// The session of this id, waited for up to `patience`; NotFound says `no active session for <id>`.
+    /// The session of this id, waited for up to `patience`; `NotFound` says `no active session for <id>`.
     async fn get(&self, id: &str, patience: Duration) -> Result<Arc<dyn Session>, BackendError>;
 }
 
@@ -191,7 +191,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// Secrets and ssh agents of a client.
 #[async_trait]
 pub trait Secrets: Send + Sync {
-    /// A secret's value; NotFound where the client has none of that id.
+    /// A secret's value; `NotFound` where the client has none of that id.
     async fn secret(&self, id: &str) -> Result<Vec<u8>, BackendError>;
     /// Checks that an ssh agent of that id is offered; an empty id is the default one.
     async fn check_agent(&self, id: &str) -> Result<(), BackendError>;

@@ -33,7 +33,7 @@ pub trait Snapshots: Send + Sync {
     /// True where this committed or active snapshot exists. Protects nothing from the collector.
     async fn exists(&self, snapshotter: &str, key: &str) -> Result<bool, BackendError>;
     /// Asks the snapshotter to hand out its own layer as `chain_id` on `parent`: a Prepare labelled
-    /// `containerd.io/snapshot.ref`. Leaves no active snapshot behind in either case. NotFound where `parent` is missing.
+    /// `containerd.io/snapshot.ref`. Leaves no active snapshot behind in either case. `NotFound` where `parent` is missing.
     async fn adopt(
         &self,
         lease: &Lease,
@@ -57,7 +57,11 @@ pub trait Snapshots: Send + Sync {
         key: &str,
         parent: &str,
     ) -> Result<Vec<MountSpec>, BackendError>;
-    /// Turns an active snapshot into a committed one; AlreadyExists where `name` is taken (the active one stays).
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "containerd's Commit under a lease takes that many"
+    )]
+    /// Turns an active snapshot into a committed one; `AlreadyExists` where `name` is taken (the active one stays).
     async fn commit(
         &self,
         lease: &Lease,

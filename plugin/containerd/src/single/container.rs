@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use containerd_client::services::v1 as wire;
 use containerd_client::services::v1::container::Runtime;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use prost_types::Any;
 use shipway_backend::{BackendError, BuildTask};
 
@@ -26,24 +26,7 @@ pub(super) async fn start(
     pipes: &Pipes,
     task: &BuildTask,
 ) -> Result<(), BackendError> {
-    let value = serde_json::to_vec(spec).map_err(|error| name.error("describing", error))?;
-    let mut labels = name.scope.own_labels();
-    labels.insert("nerdctl/name".to_owned(), name.container.clone());
-    labels.insert(BUILD.to_owned(), task.id.clone());
-    labels.extend(task.labels.clone());
-    let container = wire::Container {
-        id: name.container.clone(),
-        labels,
-        runtime: Some(Runtime {
-            name: RUNC.to_owned(),
-            options: None,
-        }),
-        spec: Some(Any {
-            type_url: SPEC.to_owned(),
-            value,
-        }),
-        ..Default::default()
-    };
+    let container = describe(name, spec, task)?;
     let scope = &name.scope;
     let attempt = || name.attempt("starting");
     let created = once(|| {
@@ -58,10 +41,7 @@ pub(super) async fn start(
         let path = path.as_deref().unwrap_or_else(|| "".as_ref());
         path.to_string_lossy().into_owned()
     };
-    let terminal = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.terminal());
+    let terminal = spec.process().as_ref().and_then(Process::terminal);
     let message = wire::CreateTaskRequest {
         container_id: name.container.clone(),
         stdin: path(&pipes.stdin),
@@ -85,4 +65,25 @@ pub(super) async fn start(
     });
     started.await.map_err(|status| failed(attempt(), &status))?;
     Ok(())
+}
+
+fn describe(name: &Name, spec: &Spec, task: &BuildTask) -> Result<wire::Container, BackendError> {
+    let value = serde_json::to_vec(spec).map_err(|error| name.error("describing", error))?;
+    let mut labels = name.scope.own_labels();
+    labels.insert("nerdctl/name".to_owned(), name.container.clone());
+    labels.insert(BUILD.to_owned(), task.id.clone());
+    labels.extend(task.labels.clone());
+    Ok(wire::Container {
+        id: name.container.clone(),
+        labels,
+        runtime: Some(Runtime {
+            name: RUNC.to_owned(),
+            options: None,
+        }),
+        spec: Some(Any {
+            type_url: SPEC.to_owned(),
+            value,
+        }),
+        ..Default::default()
+    })
 }

@@ -89,7 +89,7 @@ fn common_parent(paths: &[&PathBuf]) -> PathBuf {
             .iter()
             .all(|path| path.parent().is_some_and(|p| p.starts_with(ancestor)))
         {
-            common = ancestor.to_owned();
+            ancestor.clone_into(&mut common);
             break;
         }
     }

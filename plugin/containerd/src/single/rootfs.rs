@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Uid, fchownat};
 use oci_spec::runtime::{
-    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, RootBuilder,
-    Spec, UserBuilder,
+    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, Root,
+    RootBuilder, Spec, UserBuilder,
 };
 use shipway_step::identity::Identity;
 use shipway_step::{LayerStack, MountAttribute, MountSource, StepMount, StepSpec};
@@ -213,7 +213,7 @@ fn option(attribute: MountAttribute) -> &'static str {
 
 /// What our own shim does without being told.
 fn complete(spec: &mut Spec, root: &Path, cgroup: &Path) -> io::Result<()> {
-    let readonly = spec.root().as_ref().and_then(|root| root.readonly());
+    let readonly = spec.root().as_ref().and_then(Root::readonly);
     let at = RootBuilder::default()
         .path(root)
         .readonly(readonly.unwrap_or(false))

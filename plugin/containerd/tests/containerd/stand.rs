@@ -16,7 +16,7 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    pub(crate) async fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::Builder::new()
             .prefix("shipway-")
             .tempdir_in("/run")

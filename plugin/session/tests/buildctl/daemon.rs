@@ -16,6 +16,7 @@ use shipway_proto::control::{
 };
 use shipway_session::SessionHub;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -155,7 +156,8 @@ async fn run(
     let socket = dir.path().join("sock");
     let hub = SessionHub::new();
     let (solved, mut sessions) = mpsc::unbounded_channel();
-    let server = tokio::spawn(serve(hub.clone(), solved, socket.clone()));
+    let mut server = JoinSet::new();
+    server.spawn(serve(hub.clone(), solved, socket.clone()));
     let output = Arc::new(Mutex::new(String::new()));
     let client = async {
         let mut child = buildctl(args, env, &socket, dir.path());
@@ -179,7 +181,7 @@ async fn run(
         () = tested => {}
         () = &mut client => panic!("buildctl ended early: {}", output.lock().unwrap()),
     }
-    server.abort();
+    server.shutdown().await;
     hub.close().await;
 }
 

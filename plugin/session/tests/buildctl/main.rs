@@ -1,5 +1,7 @@
 //! Sessions of the real `buildctl`. The daemon here knows no build: its Solve hands the session to the test and then fails.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod daemon;
 
 use std::collections::BTreeMap;
@@ -11,11 +13,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use daemon::with_client;
 use futures::StreamExt as _;
-use shipway_backend::session::{FileStat, SendTree, SyncRequest, SyncSink};
+use shipway_backend::session::{Credentials, FileStat, SendTree, SyncRequest, SyncSink};
 use shipway_backend::suite::session::{self as suite, MemorySink, Received, silent};
 use shipway_backend::suite::{broken_stream, stream};
 use shipway_backend::{BackendError, ErrorKind, Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
 
 async fn receive(session: &dyn Session, request: SyncRequest) -> Result<Received, BackendError> {
     let sink = MemorySink::new(|_| true);
@@ -251,24 +254,26 @@ async fn secrets_are_handed_over_and_absent_ones_named() {
     }
 }
 
+/// An agent without keys.
+async fn serve_agent(agent: tokio::net::UnixListener) {
+    loop {
+        let (mut stream, _) = agent.accept().await.unwrap();
+        let mut request = [0; 5];
+        while stream.read_exact(&mut request).await.is_ok() {
+            assert_eq!(request, [0, 0, 0, 1, 11]);
+            let answer = stream.write_all(&[0, 0, 0, 5, 12, 0, 0, 0, 0]);
+            answer.await.unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ssh_agent_is_reached_through_the_client() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent");
     let agent = tokio::net::UnixListener::bind(&socket).unwrap();
-    let served = tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = agent.accept().await.unwrap();
-            let mut request = [0; 5];
-            while stream.read_exact(&mut request).await.is_ok() {
-                assert_eq!(request, [0, 0, 0, 1, 11]);
-                stream
-                    .write_all(&[0, 0, 0, 5, 12, 0, 0, 0, 0])
-                    .await
-                    .unwrap();
-            }
-        }
-    });
+    let mut served = JoinSet::new();
+    served.spawn(serve_agent(agent));
     let flag = format!("--ssh=default={}", socket.display());
     with_client(&[&flag], &[], async |session| {
         let secrets = session.secrets();
@@ -285,7 +290,7 @@ async fn an_ssh_agent_is_reached_through_the_client() {
         assert_eq!(agent.read(&mut [0; 9]).await.unwrap(), 0);
     })
     .await;
-    served.abort();
+    served.shutdown().await;
     with_client(&[], &[], async |session| {
         let error = session.secrets().check_agent("").await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Unsupported);
@@ -308,7 +313,7 @@ async fn credentials_and_their_identity_come_from_the_client() {
             ("user", "secret")
         );
         let anonymous = auth.credentials("other.example").await.unwrap();
-        assert_eq!(anonymous, Default::default());
+        assert_eq!(anonymous, Credentials::default());
         let one = auth.authority("h.example").await.unwrap();
         assert_eq!(one.len(), 32);
         assert_eq!(auth.authority("h.example").await.unwrap(), one);

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use shipway_step::StepSpec;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
@@ -104,6 +105,7 @@ impl Executor for FakeExecutor {
             task,
             executor: self.clone(),
             closed: CancellationToken::new(),
+            lives: Mutex::default(),
         }))
     }
 
@@ -116,6 +118,8 @@ struct FakeSandbox {
     task: BuildTask,
     executor: FakeExecutor,
     closed: CancellationToken,
+    /// Its steps.
+    lives: Mutex<JoinSet<()>>,
 }
 
 #[async_trait]
@@ -136,7 +140,8 @@ impl Sandbox for FakeSandbox {
             .map_err(|why| BackendError::caused(ErrorKind::Other, attempt, why))?;
         let killed = self.closed.child_token();
         let (tell, exit) = watch::channel(None);
-        tokio::spawn(live(run, io, killed.clone(), tell));
+        let mut lives = lock(&self.lives);
+        lives.spawn(live(run, io, killed.clone(), tell));
         Ok(Box::new(FakeProcess { killed, exit }))
     }
 

@@ -325,13 +325,12 @@ impl FakeSessions {
 #[async_trait]
 impl Sessions for FakeSessions {
     async fn get(&self, id: &str, patience: Duration) -> Result<Arc<dyn Session>, BackendError> {
-        match tokio::time::timeout(patience, self.wait_for(id)).await {
-            Ok(session) => Ok(Arc::new(session)),
-            Err(_) => {
-                let attempt = format!("no active session for {id}");
-                Err(absent(attempt, "context deadline exceeded"))
-            }
-        }
+        let found = tokio::time::timeout(patience, self.wait_for(id)).await;
+        let session = found.map_err(|_| {
+            let attempt = format!("no active session for {id}");
+            absent(attempt, "context deadline exceeded")
+        })?;
+        Ok(Arc::new(session))
     }
 }
 

@@ -41,7 +41,7 @@ impl Snapshots for Scope {
             if !offered {
                 return Ok(Adoption::NotOffered);
             }
-            let mut snapshot = make(state, parent_key, below, false)?;
+            let mut snapshot = make(state, parent_key, &below, false)?;
             snapshot.committed = true;
             records.snapshots.insert(key, snapshot);
             Ok(Adoption::Adopted)
@@ -132,7 +132,7 @@ impl Scope {
                 return Err(taken(attempt));
             }
             let below = stack(records, snapshotter, parent, &attempt)?;
-            let snapshot = make(state, parent.map(str::to_owned), below, read_only)?;
+            let snapshot = make(state, parent.map(str::to_owned), &below, read_only)?;
             let mounts = snapshot.mounts.clone();
             records.snapshots.insert(id(snapshotter, key), snapshot);
             Ok(mounts)
@@ -157,7 +157,7 @@ fn stack(
 ) -> Result<Vec<PathBuf>, BackendError> {
     let mut dirs = Vec::new();
     let mut next = top.map(str::to_owned);
-    while let Some(key) = next {
+    while let Some(key) = next.take() {
         let snapshot = records.snapshots.get(&id(snapshotter, &key));
         let snapshot = snapshot
             .filter(|snapshot| snapshot.committed)
@@ -166,7 +166,7 @@ fn stack(
                 BackendError::caused(ErrorKind::NotFound, attempt, why)
             })?;
         dirs.push(snapshot.dir.clone());
-        next = snapshot.parent.clone();
+        next.clone_from(&snapshot.parent);
     }
     Ok(dirs)
 }
@@ -175,7 +175,7 @@ fn stack(
 fn make(
     state: &mut State,
     parent: Option<String>,
-    below: Vec<PathBuf>,
+    below: &[PathBuf],
     read_only: bool,
 ) -> Result<Snapshot, BackendError> {
     state.next += 1;
@@ -196,7 +196,7 @@ fn make(
     }
     let lower = below.iter().map(|dir| dir.display().to_string());
     let lower = format!("lowerdir={}", lower.collect::<Vec<_>>().join(":"));
-    let mount = match (below.as_slice(), read_only) {
+    let mount = match (below, read_only) {
         ([], _) => bind(&dir, "rw"),
         ([only], true) => bind(only, "ro"),
         (_, true) => overlay(vec![lower]),

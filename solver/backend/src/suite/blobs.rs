@@ -9,7 +9,7 @@ use shipway_model::Digest;
 use super::{bytes, collect};
 use crate::{BlobSlot, BlobWriter, ErrorKind, Lease, Namespace};
 
-const TTL: Duration = Duration::from_secs(600);
+const TTL: Duration = Duration::from_mins(10);
 
 /// Every rule. The namespaces are two of one host, and empty.
 pub async fn all(one: &Namespace, other: &Namespace) {

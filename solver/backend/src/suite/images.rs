@@ -1,5 +1,6 @@
 //! Rules of [`Images`](crate::Images) and [`Leases`](crate::Leases).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shipway_model::Descriptor;
@@ -32,15 +33,15 @@ async fn an_image_is_found_by_its_name_and_replaced(ns: &Namespace) {
 }
 
 async fn a_lease_may_be_ended_twice_and_hold_what_is_there(ns: &Namespace) {
-    let first = ns.leases.create(Duration::from_secs(60)).await.unwrap();
-    let slot = ns.blobs.write(&first, "suite", None, Default::default());
+    let first = ns.leases.create(Duration::from_mins(1)).await.unwrap();
+    let slot = ns.blobs.write(&first, "suite", None, BTreeMap::new());
     let BlobSlot::Write(mut writer) = slot.await.unwrap() else {
         panic!("a blob without a digest cannot be there");
     };
     let descriptor = Descriptor::of("x", b"held");
     writer.append("held".into()).await.unwrap();
     writer.commit(descriptor.digest, 4).await.unwrap();
-    let second = ns.leases.create(Duration::from_secs(60)).await.unwrap();
+    let second = ns.leases.create(Duration::from_mins(1)).await.unwrap();
     assert_ne!(first.id(), second.id());
     let held = [Resource::Blob(descriptor.digest)];
     ns.leases.hold(&second, &held).await.unwrap();
@@ -50,7 +51,7 @@ async fn a_lease_may_be_ended_twice_and_hold_what_is_there(ns: &Namespace) {
 }
 
 async fn cleaning_up_spares_what_is_in_use(ns: &Namespace) {
-    let lease = ns.leases.create(Duration::from_secs(60)).await.unwrap();
+    let lease = ns.leases.create(Duration::from_mins(1)).await.unwrap();
     ns.leases.clean_up().await.unwrap();
     let held = [Resource::Snapshot("overlayfs".into(), "no-such".into())];
     // A lease may name what is not there (yet); one that is gone cannot.

@@ -89,10 +89,7 @@ impl SyncSink for MemorySink {
 
     fn data(&mut self, index: u32, data: &[u8]) -> Result<(), BackendError> {
         let mut taken = self.taken.lock().unwrap();
-        assert_eq!(
-            taken.open[&index], false,
-            "data of a wanted file before its end"
-        );
+        assert!(!taken.open[&index], "data of a wanted file before its end");
         taken.open.insert(index, data.is_empty());
         let path = taken.paths[index as usize].clone();
         let file = taken.files.get_mut(&path).unwrap();

@@ -1,5 +1,6 @@
 //! Rules of [`Snapshots`](crate::Snapshots).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shipway_model::Digest;
@@ -15,7 +16,7 @@ pub async fn all(ns: &Namespace, snapshotter: &str) {
 }
 
 async fn an_active_snapshot_is_committed_under_a_name(ns: &Namespace, snapshotter: &str) {
-    let lease = ns.leases.create(Duration::from_secs(60)).await.unwrap();
+    let lease = ns.leases.create(Duration::from_mins(1)).await.unwrap();
     let (shots, lease) = (&ns.snapshots, &lease);
     let mounts = shots
         .prepare(lease, snapshotter, "active", None)
@@ -36,7 +37,7 @@ async fn an_active_snapshot_is_committed_under_a_name(ns: &Namespace, snapshotte
         .prepare(lease, snapshotter, "second", Some("done"))
         .await
         .unwrap();
-    let taken = shots.commit(lease, snapshotter, "done", "second", Default::default());
+    let taken = shots.commit(lease, snapshotter, "done", "second", BTreeMap::new());
     assert_eq!(taken.await.unwrap_err().kind, ErrorKind::AlreadyExists);
     assert!(shots.exists(snapshotter, "second").await.unwrap());
     let view = shots
@@ -52,7 +53,7 @@ async fn an_active_snapshot_is_committed_under_a_name(ns: &Namespace, snapshotte
 }
 
 async fn what_is_missing_is_named(ns: &Namespace, snapshotter: &str) {
-    let lease = ns.leases.create(Duration::from_secs(60)).await.unwrap();
+    let lease = ns.leases.create(Duration::from_mins(1)).await.unwrap();
     let shots = &ns.snapshots;
     assert!(!shots.exists(snapshotter, "no-such").await.unwrap());
     let orphan = shots
@@ -61,12 +62,12 @@ async fn what_is_missing_is_named(ns: &Namespace, snapshotter: &str) {
     assert!(orphan.unwrap_err().is_not_found());
     let orphan = shots.view(&lease, snapshotter, "x", "no-such").await;
     assert!(orphan.unwrap_err().is_not_found());
-    let nothing = shots.commit(&lease, snapshotter, "x", "no-such", Default::default());
+    let nothing = shots.commit(&lease, snapshotter, "x", "no-such", BTreeMap::new());
     assert!(nothing.await.unwrap_err().is_not_found());
 }
 
 async fn nothing_is_adopted_that_is_not_offered(ns: &Namespace, snapshotter: &str) {
-    let lease = ns.leases.create(Duration::from_secs(60)).await.unwrap();
+    let lease = ns.leases.create(Duration::from_mins(1)).await.unwrap();
     let chain = Digest::of(b"chain");
     let adopted = ns.snapshots.adopt(&lease, snapshotter, &chain, None).await;
     assert_eq!(adopted.unwrap(), Adoption::NotOffered);
@@ -79,12 +80,12 @@ async fn nothing_is_adopted_that_is_not_offered(ns: &Namespace, snapshotter: &st
 }
 
 async fn what_is_there_counts_as_adopted(ns: &Namespace, snapshotter: &str) {
-    let lease = ns.leases.create(Duration::from_secs(60)).await.unwrap();
+    let lease = ns.leases.create(Duration::from_mins(1)).await.unwrap();
     let shots = &ns.snapshots;
     let chain = Digest::of(b"there");
     shots.prepare(&lease, snapshotter, "a", None).await.unwrap();
     let name = chain.to_string();
-    let committed = shots.commit(&lease, snapshotter, &name, "a", Default::default());
+    let committed = shots.commit(&lease, snapshotter, &name, "a", BTreeMap::new());
     committed.await.unwrap();
     let adopted = shots
         .adopt(&lease, snapshotter, &chain, None)
