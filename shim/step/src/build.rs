@@ -1,10 +1,12 @@
 //! Decides how a build's container is described to containerd. It never talks to containerd.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxResources, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxResources,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 /// The annotation (value `true`) of the OCI specification that makes a container a build.
@@ -30,13 +32,16 @@ impl BuildContainer {
             ])
             .cwd("/")
             .user(UserBuilder::default().uid(0u32).gid(0u32).build()?)
+            .capabilities(default_capabilities()?)
+            .no_new_privileges(false)
+            .rlimits(Vec::new())
             .build()?;
         let linux = LinuxBuilder::default().cgroups_path(self.cgroup);
         let linux = match self.resources {
             Some(resources) => linux.resources(resources).build()?,
             None => linux.build()?,
         };
-        SpecBuilder::default()
+        let mut spec = SpecBuilder::default()
             .version("1.1.0")
             .process(process)
             .root(
@@ -48,8 +53,39 @@ impl BuildContainer {
             .linux(linux)
             .mounts(Vec::new())
             .annotations([(BUILD_ANNOTATION.to_owned(), "true".to_owned())])
-            .build()
+            .build()?;
+        // The builder has made one up.
+        spec.set_hostname(None);
+        Ok(spec)
     }
+}
+
+/// What container runtimes grant by default; an exec into the build that asks for nothing else gets these.
+fn default_capabilities() -> Result<LinuxCapabilities, OciSpecError> {
+    use Capability as C;
+    let granted = HashSet::from([
+        C::Chown,
+        C::DacOverride,
+        C::Fowner,
+        C::Fsetid,
+        C::Kill,
+        C::Setgid,
+        C::Setuid,
+        C::Setpcap,
+        C::NetBindService,
+        C::NetRaw,
+        C::SysChroot,
+        C::Mknod,
+        C::AuditWrite,
+        C::Setfcap,
+    ]);
+    let mut capabilities = LinuxCapabilitiesBuilder::default()
+        .bounding(granted.clone())
+        .permitted(granted.clone())
+        .effective(granted)
+        .build()?;
+    capabilities.set_inheritable(None).set_ambient(None);
+    Ok(capabilities)
 }
 
 /// Whether a container with this specification is a build.

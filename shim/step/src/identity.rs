@@ -40,7 +40,11 @@ impl Identity {
             .split_once(':')
             .map_or((user, None), |(u, g)| (u, Some(g)));
         // No user at all is uid 0 with the groups that the image gives it.
-        let user = if user.is_empty() && group_name.is_none() { "0" } else { user };
+        let user = if user.is_empty() && group_name.is_none() {
+            "0"
+        } else {
+            user
+        };
         if let (Some(uid), Some(gid)) = (number_or_root(user), group_name.and_then(number_or_root))
         {
             return Ok(Self::of(uid, gid, Vec::new()));

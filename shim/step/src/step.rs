@@ -18,6 +18,12 @@ use crate::layers::LayerStack;
 /// with `resources` or a `cgroupsPath` gets a cgroup of its own; one without shares its build's and starts faster.
 /// Pid, mount, ipc and uts namespaces are always new; the network is the host's unless `linux.namespaces` names a network
 /// namespace: by `path` it is entered, without one it is new, with its loopback device up.
+///
+/// Builders of `oci-spec` fill in what was not given: a read-only root, no new privileges, a limit of 1024 files, a host
+/// name. Set these parts yourself. Empty resources, as they leave them, are no limits.
+///
+/// Every path of the host must be visible in containerd's mount namespace when the build's task is created, or be on a
+/// mount that propagates (a later mount on a private parent does not): mount what secrets live on before any build.
 /// Never put a secret's content in here: bind a file that only root can read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
