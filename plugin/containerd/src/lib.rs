@@ -19,3 +19,4 @@ mod upload;
 
 pub use connection::Settings;
 pub use host::{Containerd, ExecutorKind};
+pub use single::unmount_below;

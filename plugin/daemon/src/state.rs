@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use shipway_containerd::unmount_below;
 use shipway_model::Digest;
 
 /// Type of a filesystem in memory, as statfs reports it.
@@ -25,6 +26,9 @@ pub(crate) fn private_dir(root: &Path, instance: &str) -> io::Result<PathBuf> {
         .find(in_memory)
         .map_or(root, |dir| Path::new(*dir));
     let dir = base.join(format!("shipway-{instance}"));
+    // A daemon that was killed leaves the roots of its steps mounted here where it mounts them itself. What is below
+    // such a mount belongs to a layer or a cache mount, and must be out of reach when the directory is removed.
+    unmount_below(&dir)?;
     match fs::remove_dir_all(&dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}

@@ -16,6 +16,7 @@ use shipway_step::StepSpec;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::mounts::unmount_below;
 pub(crate) use self::rootfs::Rootfs;
 pub(crate) use self::usage::Figures;
 use crate::fifo::Pipes;

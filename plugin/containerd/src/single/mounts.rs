@@ -135,7 +135,10 @@ pub(super) fn unmount(on: &Path) {
 }
 
 /// Takes every mount below a directory away, the deepest first.
-pub(super) fn unmount_below(dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Of reading the table of mounts. A mount that can't be taken away stays, and the log says so.
+pub fn unmount_below(dir: &Path) -> io::Result<()> {
     let table = fs::read("/proc/self/mountinfo")?;
     let mut points: Vec<PathBuf> = table
         .split(|byte| *byte == b'\n')
