@@ -22,7 +22,7 @@ use shipway_model::{Definition, Failure, FailureDetail, Platform};
 use crate::result::{BASE_CONFIG_KEY, CONFIG_KEY, PLATFORMS_KEY, PlatformEntry, Platforms, Refs};
 use crate::{Bridge, Frontend, FrontendRequest, FrontendResult, Ref, SolveOptions};
 use resolver::BridgeResolver;
-use subrequest::Subrequest;
+use subrequest::{Subrequest, check_capabilities};
 
 /// `dockerfile.v0`.
 pub struct Dockerfile;
@@ -37,6 +37,7 @@ impl Frontend for Dockerfile {
         bridge: Arc<dyn Bridge>,
         request: FrontendRequest,
     ) -> Result<FrontendResult, Failure> {
+        check_capabilities(request.options.get("frontend.caps"))?;
         let question = request.options.get("requestid");
         let question = question.map(|name| Subrequest::named(name)).transpose()?;
         let options = BuildOptions::parse(&request.options, bridge.session(), &Platform::host());

@@ -55,9 +55,29 @@ impl Subrequest {
     }
 }
 
+/// Refuses a client that demands what this frontend lacks.
+pub(super) fn check_capabilities(demanded: Option<&String>) -> Result<(), Failure> {
+    let missing = demanded.and_then(|list| subrequest::missing_capability(list));
+    let Some(missing) = missing else {
+        return Ok(());
+    };
+    let message = format!("unsupported frontend capability {}", missing.name);
+    let failure = Failure::of_kind(FailureKind::Unimplemented, message);
+    Err(failure.with(FailureDetail::UnsupportedFrontendCap(missing.name)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_capability_nobody_has_is_refused_by_name() {
+        let demand = |list: &str| check_capabilities(Some(&list.to_owned()));
+        assert!(check_capabilities(None).is_ok());
+        assert!(demand("moby.buildkit.frontend.subrequests").is_ok());
+        let failure = demand("moby.buildkit.frontend.fortune").unwrap_err();
+        assert!(failure.message.contains("moby.buildkit.frontend.fortune"));
+    }
 
     #[test]
     fn a_question_nobody_knows_is_refused_by_name() {
