@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -14,6 +15,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 const MOST_LINKS: usize = 255;
+/// The most that is read of a file in a root, whose maker may not be friendly.
+const MOST_BYTES: u64 = 4 << 20;
 const NEVER_OUT: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
@@ -144,9 +147,8 @@ pub(crate) fn read_inside(root: impl AsFd, path: &Path) -> io::Result<Option<Str
         Mode::empty(),
         NEVER_OUT,
     )?;
-    let bytes = io::Read::bytes(std::fs::File::from(file))
-        .take(4 << 20)
-        .collect::<Result<_, _>>()?;
+    let mut bytes = Vec::new();
+    File::from(file).take(MOST_BYTES).read_to_end(&mut bytes)?;
     Ok(Some(
         String::from_utf8(bytes).unwrap_or_else(|bad| lossy(&bad)),
     ))
