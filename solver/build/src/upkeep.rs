@@ -10,6 +10,10 @@ use crate::Builder;
 use crate::results::layers_of;
 
 /// One thing that takes space.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of the wire record"
+)]
 #[derive(Debug, Clone, PartialEq)]
 pub struct UsageRecord {
     /// Name.

@@ -61,7 +61,7 @@ pub(crate) fn selector_digest<S: AsRef<str>>(paths: impl Iterator<Item = S>) -> 
 }
 
 /// Keys an input by what mounts see of it; a mount of everything makes the rest meaningless.
-pub(crate) fn content_dep(env: &Arc<Env>, paths: Vec<String>) -> Arc<dyn ContentKey<Snapshot>> {
+pub(crate) fn content_dep(env: &Arc<Env>, paths: &[String]) -> Arc<dyn ContentKey<Snapshot>> {
     let everything = paths.iter().any(|path| path.is_empty() || path == "/");
     let selectors: Vec<_> = paths.iter().map(|path| Selector::follow(path).0).collect();
     let selectors = if everything {

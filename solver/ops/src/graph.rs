@@ -39,6 +39,7 @@ pub struct OpsEnv {
 }
 
 /// What a build was granted.
+#[expect(clippy::struct_excessive_bools, reason = "one per entitlement")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Entitlements {
     /// `network.host`.

@@ -99,7 +99,7 @@ impl LocalSource {
         );
         let (sink, outcome) = self
             .mirrors
-            .sink(&self.env.layers, &self.request.name, &key)?;
+            .sink(&self.env.layers, &self.request.name, &key);
         let report = Arc::new(VertexReport(ctx.progress_handle()));
         let id = format!("transferring {}:", self.request.name);
         let bytes = Arc::new(AtomicU64::new(0));

@@ -123,7 +123,7 @@ impl Operation<Snapshot> for ExecOperation {
                 dep.selector = Some(selector_digest(mounts.selectors.iter()));
             }
             if mounts.by_content {
-                dep.content = Some(content_dep(&self.ops.env, mounts.selectors));
+                dep.content = Some(content_dep(&self.ops.env, &mounts.selectors));
             }
             dep.prepare = Some(Arc::new(Unlazy(Arc::clone(&self.ops.env))));
         }

@@ -75,14 +75,14 @@ impl DnsConfig {
         let mut text = String::new();
         let search = or_host(&self.search_domains, "search ");
         if !search.is_empty() {
-            text += &format!("search {}\n", search.join(" "));
+            text.extend(["search ", &search.join(" "), "\n"]);
         }
         for address in or_host(&self.nameservers, "nameserver ") {
-            text += &format!("nameserver {address}\n");
+            text.extend(["nameserver ", &address, "\n"]);
         }
         let options = or_host(&self.options, "options ");
         if !options.is_empty() {
-            text += &format!("options {}\n", options.join(" "));
+            text.extend(["options ", &options.join(" "), "\n"]);
         }
         text
     }

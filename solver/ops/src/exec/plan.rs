@@ -214,27 +214,21 @@ impl Planner<'_> {
         let base = mount.input.map(|_| self.input(mount));
         let key = cache_key(id, base.as_ref());
         let existing = self.plan.caches.iter().find(|cache| cache.key == key);
-        let dir = match existing {
-            Some(cache) => cache.dir.clone(),
-            None => {
-                let description = format!(
-                    "cached mount {} from exec {}",
-                    mount.dest,
-                    self.op.meta.args.join(" ")
-                );
-                let entered = tokio::select! {
-                    entered = self.ops.cache_mounts.enter(&key, sharing, &description) => entered?,
-                    () = self.ctx.cancelled().cancelled() => return Err(Failure::cancelled()),
-                };
-                if entered.fresh
-                    && let Some(base) = &base
-                {
-                    fill(&entered, base, &clean(&mount.selector)).await?;
-                }
-                let dir = entered.dir.clone();
-                self.plan.caches.push(entered);
-                dir
+        let dir = if let Some(cache) = existing {
+            cache.dir.clone()
+        } else {
+            let args = self.op.meta.args.join(" ");
+            let description = format!("cached mount {} from exec {args}", mount.dest);
+            let entered = tokio::select! {
+                entered = self.ops.cache_mounts.enter(&key, sharing, &description) => entered?,
+                () = self.ctx.cancelled().cancelled() => return Err(Failure::cancelled()),
+            };
+            if let Some(base) = base.as_ref().filter(|_| entered.fresh) {
+                fill(&entered, base, &clean(&mount.selector)).await?;
             }
+            let dir = entered.dir.clone();
+            self.plan.caches.push(entered);
+            dir
         };
         if let Some(output) = mount.output {
             self.plan

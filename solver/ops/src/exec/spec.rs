@@ -89,6 +89,7 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 /// What the specification takes from outside the op.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent of each other")]
 pub(super) struct SpecInputs<'a> {
     /// Secrets that become variables: `NAME=value`.
     pub(super) secret_env: Vec<String>,

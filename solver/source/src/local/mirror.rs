@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use shipway_backend::session::FileStat;
 use shipway_backend::{BackendError, ErrorKind, LayerId};
 use shipway_layers::{Layer, Layers, Snapshot};
-use shipway_model::{Digest, Failure};
+use shipway_model::Digest;
 
 use super::sink::MirrorSink;
 
@@ -95,7 +95,7 @@ impl Mirrors {
         layers: &Layers,
         name: &str,
         key: &str,
-    ) -> Result<(MirrorSink, Outcome), Failure> {
+    ) -> (MirrorSink, Outcome) {
         let outcome = Outcome::default();
         let mirrors = self.consulted(layers, name, key);
         let sink = MirrorSink::new(
@@ -105,7 +105,7 @@ impl Mirrors {
             mirrors,
             Arc::clone(&outcome),
         );
-        Ok((sink, outcome))
+        (sink, outcome)
     }
 
     /// Layers that mirrors need.
@@ -120,7 +120,9 @@ impl Mirrors {
 
     /// Forgets every mirror; the caller releases the layers.
     pub fn forget(&self) {
-        files(&self.dir).iter().for_each(|file| remove(file));
+        for file in files(&self.dir) {
+            remove(&file);
+        }
     }
 
     /// The mirror of this key first, then others of the same name, newest first.
@@ -140,16 +142,14 @@ impl Mirrors {
             let saved = read(file).filter(|saved| saved.name == name)?;
             let opened: Result<Vec<Layer>, _> =
                 saved.layers.iter().map(|&id| layers.open(id)).collect();
-            match opened {
-                Ok(stack) => Some(Mirror {
-                    snapshot: Snapshot::new(stack),
-                    entries: saved.entries.into_iter().collect(),
-                }),
-                Err(_) => {
-                    remove(file);
-                    None
-                }
-            }
+            let Ok(stack) = opened else {
+                remove(file);
+                return None;
+            };
+            Some(Mirror {
+                snapshot: Snapshot::new(stack),
+                entries: saved.entries.into_iter().collect(),
+            })
         });
         opened.take(CONSULTED).collect()
     }

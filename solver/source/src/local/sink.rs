@@ -1,7 +1,7 @@
 //! Takes one transfer: decides which files must be sent, writes those into a new layer, and lands the whole as a layer of
 //! differences on the mirror that it is most like, or as a fresh layer that links what is there already.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -326,15 +326,15 @@ impl SyncSink for MirrorSink {
 
 /// Paths of which no parent is among them.
 fn topmost<'a>(paths: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let all: BTreeMap<&str, ()> = paths.map(|path| (path.as_str(), ())).collect();
+    let all: BTreeSet<&str> = paths.map(String::as_str).collect();
     let covered = |path: &str| {
         let parents = path
             .char_indices()
             .filter(|(_, c)| *c == '/')
             .map(|(at, _)| &path[..at]);
-        parents.into_iter().any(|parent| all.contains_key(parent))
+        parents.into_iter().any(|parent| all.contains(parent))
     };
-    all.keys()
+    all.iter()
         .filter(|path| !covered(path))
         .map(|&path| path.to_owned())
         .collect()
