@@ -8,8 +8,10 @@ use futures::stream::BoxStream;
 use shipway_build::Build;
 use shipway_frontend::{
     Bridge, FrontendRequest, FrontendResult, Refs, ResolveMode, ResolveRequest, SolveOptions,
+    SourceMeta,
 };
 use shipway_model::failure::FailureKind;
+use shipway_model::op::SourceOp;
 use shipway_model::progress::Warning;
 use shipway_model::{Digest, Failure, Platform};
 use shipway_proto::gateway as wire;
@@ -108,6 +110,38 @@ fn mode(text: &str) -> Result<ResolveMode, Failure> {
     }
 }
 
+/// What was found out about a git or http source.
+fn source_meta(source: pb::SourceOp, found: SourceMeta) -> wire::ResolveSourceMetaResponse {
+    let mut response = wire::ResolveSourceMetaResponse {
+        source: Some(source),
+        ..Default::default()
+    };
+    match found {
+        SourceMeta::Git(git) => {
+            let objects = git.objects.unwrap_or_default();
+            response.git = Some(wire::ResolveSourceGitResponse {
+                checksum: git.checksum,
+                r#ref: git.reference,
+                commit_checksum: git.commit_checksum.unwrap_or_default(),
+                commit_object: objects.commit.into_bytes().into(),
+                tag_object: objects.tag.unwrap_or_default().into_bytes().into(),
+            });
+        }
+        SourceMeta::Http(http) => {
+            let last_modified = http
+                .last_modified
+                .map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
+            response.http = Some(wire::ResolveSourceHttpResponse {
+                checksum: http.checksum.to_string(),
+                filename: http.filename,
+                last_modified,
+                checksum_response: None,
+            });
+        }
+    }
+    response
+}
+
 fn unsupported<T>(what: &str) -> Result<T, Status> {
     let message = format!("{what} is not supported");
     Err(to_status(&Failure::of_kind(
@@ -158,9 +192,28 @@ impl LlbBridge for Endpoint {
             return unsupported("a source policy");
         }
         let source = request.source.unwrap_or_default();
+        let kind = source.identifier.split("://").next().unwrap_or_default();
+        if matches!(kind, "git" | "http" | "https") {
+            if request
+                .http
+                .is_some_and(|http| http.checksum_request.is_some())
+            {
+                return unsupported("a further checksum of an http source");
+            }
+            let objects = request.git.is_some_and(|git| git.return_object);
+            let asked = SourceOp {
+                identifier: source.identifier.clone(),
+                attrs: source.attrs.clone().into_iter().collect(),
+            };
+            let found = build
+                .resolve_source(&asked, &request.log_name, objects)
+                .await;
+            let found = found.map_err(|e| to_status(&e))?;
+            return Ok(Response::new(source_meta(source, found)));
+        }
         let Some(reference) = source.identifier.strip_prefix("docker-image://") else {
             // Other sources have no metadata to find: the source stands for itself.
-            let known = source.identifier.starts_with("local://");
+            let known = kind == "local";
             return if known {
                 let source = Some(source);
                 Ok(Response::new(wire::ResolveSourceMetaResponse {

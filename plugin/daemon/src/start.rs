@@ -15,7 +15,7 @@ use shipway_engine::Engine;
 use shipway_layers::Layers;
 use shipway_model::{Digest, Failure, Platform};
 use shipway_ops::{CacheMounts, DnsConfig, LogLimits};
-use shipway_registry::RegistryClient;
+use shipway_registry::{RegistryClient, WebClient};
 use shipway_session::SessionHub;
 use shipway_snapshotter::LayerStore;
 use shipway_source::ImageResolver;
@@ -148,6 +148,7 @@ impl Daemon {
             keys,
             layers,
             registry,
+            web: Arc::new(web()?),
             resolver: Arc::new(resolver),
             sessions: hub.clone(),
             mirrors: Arc::new(Mirrors::new(upkeep.scratch_dir("mirrors")?)),
@@ -239,6 +240,11 @@ fn registry(config: &Config) -> Arc<dyn Registry> {
             .unwrap_or(defaults.concurrency),
         ..defaults
     }))
+}
+
+fn web() -> Result<WebClient, BackendError> {
+    let limits = shipway_registry::Settings::default();
+    WebClient::new(limits.connect_timeout, limits.stall_timeout)
 }
 
 fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -> Settings {

@@ -21,6 +21,15 @@ pub(crate) struct Clients {
     made: Mutex<HashMap<Key, Client>>,
 }
 
+/// Has a TLS provider installed for this process.
+pub(crate) fn install_provider() {
+    static RING: Once = Once::new();
+    RING.call_once(|| {
+        // An error says that a provider is there already: as good.
+        let _there = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
 /// What makes clients different from each other.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -30,11 +39,7 @@ struct Key {
 
 impl Clients {
     pub(crate) fn new(connect_timeout: Duration) -> Self {
-        static RING: Once = Once::new();
-        RING.call_once(|| {
-            // An error says that a provider is there already: as good.
-            let _there = rustls::crypto::ring::default_provider().install_default();
-        });
+        install_provider();
         Self {
             connect_timeout,
             made: Mutex::default(),

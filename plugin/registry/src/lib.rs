@@ -16,6 +16,8 @@ mod push;
 mod resolve;
 mod settings;
 mod tokens;
+mod web;
 
 pub use client::RegistryClient;
 pub use settings::Settings;
+pub use web::WebClient;

@@ -9,6 +9,7 @@ pub mod layers;
 pub mod registry;
 pub mod session;
 pub mod snapshots;
+pub mod web;
 #[cfg(feature = "testing")]
 #[expect(
     clippy::unwrap_used,
@@ -26,6 +27,7 @@ pub use layers::{LayerId, LayerStore, LayerUpkeep, NewLayer, Pin, Usage};
 pub use registry::{Registry, RegistryAccess};
 pub use session::{Session, Sessions};
 pub use snapshots::{Adoption, MountSpec, Snapshots};
+pub use web::{Web, WebRequest, WebResponse};
 
 /// A stream of chunks, each at most about a MiB.
 pub type ByteStream = futures::stream::BoxStream<'static, Result<bytes::Bytes, BackendError>>;

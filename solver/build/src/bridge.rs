@@ -7,12 +7,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use shipway_backend::session::FileStat;
 use shipway_frontend::{
-    Bridge, DirEntry, Ref, ResolveMode, ResolveRequest, ResolvedConfig, SolveOptions,
+    Bridge, DirEntry, GitMeta, GitObjects, HttpMeta, Ref, ResolveMode, ResolveRequest,
+    ResolvedConfig, SolveOptions, SourceMeta,
 };
 use shipway_layers::{Need, NoReport, Snapshot};
 use shipway_model::failure::FailureKind;
+use shipway_model::op::SourceOp;
 use shipway_model::progress::{Event, Sink, Warning};
 use shipway_model::{Definition, Digest, Failure, ImageRef};
+use shipway_source::git::GitRepo;
+use shipway_source::http::HttpFile;
+use shipway_source::layout::LayoutImage;
 use shipway_source::resolve::{Lookup, LookupEnv};
 use shipway_tree::{Kind, Last, Stack, Stat};
 
@@ -70,10 +75,6 @@ impl Bridge for Build {
     }
 
     async fn resolve_image(&self, request: ResolveRequest) -> Result<ResolvedConfig, Failure> {
-        if request.oci_layout.is_some() {
-            let message = "images in a client's OCI layout are not supported";
-            return Err(Failure::of_kind(FailureKind::Unimplemented, message));
-        }
         let name = if request.log_name.is_empty() {
             format!("resolve image config for {}", request.reference)
         } else {
@@ -83,6 +84,24 @@ impl Bridge for Build {
         let sink = Arc::clone(self.progress()) as Arc<dyn Sink>;
         let vertex = PseudoVertex::start(digest, &name, sink);
         let resolved = self.resolve(&request).await;
+        vertex.end(&resolved);
+        resolved
+    }
+
+    async fn resolve_source(
+        &self,
+        source: &SourceOp,
+        log_name: &str,
+        git_objects: bool,
+    ) -> Result<SourceMeta, Failure> {
+        let name = match log_name {
+            "" => format!("resolve {}", source.identifier),
+            name => name.to_owned(),
+        };
+        let digest = Digest::of(format!("{name} {:?}", source.attrs));
+        let sink = Arc::clone(self.progress()) as Arc<dyn Sink>;
+        let vertex = PseudoVertex::start(digest, &name, sink);
+        let resolved = self.source_meta(source, git_objects).await;
         vertex.end(&resolved);
         resolved
     }
@@ -109,6 +128,17 @@ impl Build {
             ResolveMode::Default | ResolveMode::PreferLocal => Lookup::LocalFirst,
         };
         let platform = request.platform.as_ref().unwrap_or(&env.platform);
+        if let Some((session, store)) = &request.oci_layout {
+            let layout = LayoutImage::new(&request.reference, session, store)?;
+            let own = [self.session.as_str().into()];
+            let (image, _) = layout.resolve(env, &own, platform).await?;
+            let (digest, config) = (image.target.digest, image.config);
+            return Ok(ResolvedConfig {
+                reference: reference.to_string(),
+                digest,
+                config,
+            });
+        }
         let lookup_env = LookupEnv {
             namespace: &env.namespace,
             lease: &env.lease,
@@ -123,6 +153,50 @@ impl Build {
             digest: image.target.digest,
             config: image.config,
         })
+    }
+
+    async fn source_meta(
+        &self,
+        source: &SourceOp,
+        git_objects: bool,
+    ) -> Result<SourceMeta, Failure> {
+        let (env, sessions) = (&self.ops.env, [self.session.as_str().into()]);
+        match source.split() {
+            Some(("git", rest)) => {
+                let repo = GitRepo::new(rest, &source.attrs)?;
+                let (revision, objects) = if git_objects {
+                    let found = repo.objects(env, &sessions).await?;
+                    let objects = GitObjects {
+                        commit: found.commit_object,
+                        tag: found.tag_object,
+                        committed: found.committed,
+                    };
+                    (found.revision, Some(objects))
+                } else {
+                    (repo.resolve(env, &sessions).await?, None)
+                };
+                Ok(SourceMeta::Git(GitMeta {
+                    checksum: revision.checksum,
+                    reference: revision.reference,
+                    commit_checksum: revision.commit,
+                    objects,
+                }))
+            }
+            Some(("http" | "https", _)) => {
+                let file = HttpFile::new(&source.identifier, &source.attrs)?;
+                let (checksum, filename, modified) = file.meta(env, &sessions).await?;
+                let last_modified = modified.map(u64::cast_signed);
+                Ok(SourceMeta::Http(HttpMeta {
+                    checksum,
+                    filename,
+                    last_modified,
+                }))
+            }
+            _ => {
+                let message = format!("resolving {:?} is not supported", source.identifier);
+                Err(Failure::of_kind(FailureKind::Unimplemented, message))
+            }
+        }
     }
 
     /// Runs `look` on the files of a result, where blocking is allowed.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shipway_backend::{Registry, Sessions};
+use shipway_backend::{Registry, Sessions, Web};
 use shipway_cache::KeyStore;
 use shipway_engine::Engine;
 use shipway_layers::{Layers, Snapshot};
@@ -35,6 +35,8 @@ pub struct Parts {
     pub layers: Layers,
     /// Registries.
     pub registry: Arc<dyn Registry>,
+    /// Files on the web.
+    pub web: Arc<dyn Web>,
     /// Finds images.
     pub resolver: Arc<ImageResolver>,
     /// Connected clients.

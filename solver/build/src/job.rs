@@ -91,6 +91,7 @@ impl Build {
             namespace: request.namespace.clone(),
             lease,
             registry: Arc::clone(&parts.registry),
+            web: Arc::clone(&parts.web),
             sessions: Arc::clone(&parts.sessions),
             resolver: Arc::clone(&parts.resolver),
             sandbox: SandboxSlot::new(request.namespace.clone(), task, labels),

@@ -8,6 +8,7 @@ use shipway_cache::ResultId;
 use shipway_engine::{OpContext, Results};
 use shipway_layers::{Layer, Layers, SavedLayer, SavedSnapshot, Snapshot};
 use shipway_model::Failure;
+use shipway_source::layout::is_layout;
 
 /// Keeps snapshots for the engine.
 pub struct StoredResults {
@@ -29,6 +30,8 @@ impl StoredResults {
                 Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error.into()),
             },
+            // Without its client it cannot be fetched; the source finds it again.
+            SavedLayer::Lazy { image, .. } if is_layout(&image) => Ok(None),
             SavedLayer::Lazy {
                 blob,
                 diff_id,

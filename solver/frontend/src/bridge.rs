@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use shipway_backend::session::FileStat;
+use shipway_model::op::SourceOp;
 use shipway_model::progress::Warning;
 use shipway_model::{Definition, Digest, Failure, Platform};
 
@@ -62,6 +63,50 @@ pub struct ResolvedConfig {
     pub config: Bytes,
 }
 
+/// What is known of a source beside its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceMeta {
+    /// A git reference.
+    Git(GitMeta),
+    /// A file on the web.
+    Http(HttpMeta),
+}
+
+/// What a git reference names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GitMeta {
+    /// Commit or annotated tag.
+    pub checksum: String,
+    /// Full reference.
+    pub reference: String,
+    /// Commit behind an annotated tag.
+    pub commit_checksum: Option<String>,
+    /// The objects, where they were asked for.
+    pub objects: Option<GitObjects>,
+}
+
+/// Objects of a git reference.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GitObjects {
+    /// The commit.
+    pub commit: String,
+    /// The annotated tag.
+    pub tag: Option<String>,
+    /// When the commit was made, in seconds since 1970.
+    pub committed: i64,
+}
+
+/// What a URL gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpMeta {
+    /// Digest of the content.
+    pub checksum: Digest,
+    /// Name of the file.
+    pub filename: String,
+    /// When it was changed, in seconds since 1970.
+    pub last_modified: Option<i64>,
+}
+
 /// An entry of a result's directory.
 pub type DirEntry = FileStat;
 
@@ -94,6 +139,13 @@ pub trait Bridge: Send + Sync {
     async fn stat_file(&self, result: &Ref, path: &str) -> Result<DirEntry, Failure>;
     /// An image's configuration.
     async fn resolve_image(&self, request: ResolveRequest) -> Result<ResolvedConfig, Failure>;
+    /// What is known of a git or http source; with git's objects where they are asked for.
+    async fn resolve_source(
+        &self,
+        source: &SourceOp,
+        log_name: &str,
+        git_objects: bool,
+    ) -> Result<SourceMeta, Failure>;
     /// Advises the user.
     fn warn(&self, warning: Warning);
     /// The client's session, to name in local sources.

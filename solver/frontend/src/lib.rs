@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use shipway_model::{Definition, Failure};
 
 pub use bridge::{
-    Bridge, DirEntry, Ref, ResolveMode, ResolveRequest, ResolvedConfig, SolveOptions,
+    Bridge, DirEntry, GitMeta, GitObjects, HttpMeta, Ref, ResolveMode, ResolveRequest,
+    ResolvedConfig, SolveOptions, SourceMeta,
 };
 pub use result::{FrontendResult, Refs};
 

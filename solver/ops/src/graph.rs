@@ -9,7 +9,10 @@ use shipway_model::failure::FailureKind;
 use shipway_model::op::{NetMode, Op, SecurityMode, SourceOp};
 use shipway_model::{Definition, Failure, FailureDetail, Vertex};
 use shipway_source::Env;
+use shipway_source::git::GitSource;
+use shipway_source::http::HttpSource;
 use shipway_source::image::ImageSource;
+use shipway_source::layout::LayoutSource;
 use shipway_source::local::{LocalSource, Mirrors};
 
 use crate::cache_mounts::CacheMounts;
@@ -160,11 +163,22 @@ fn source(
             let platform = vertex.platform.as_ref();
             Arc::new(ImageSource::new(info, env, rest, &source.attrs, platform)?)
         }
+        Some(("oci-layout", rest)) => {
+            let platform = vertex.platform.as_ref();
+            Arc::new(LayoutSource::new(info, env, rest, &source.attrs, platform)?)
+        }
         Some(("local", rest)) => Arc::new(LocalSource::new(
             info,
             env,
             Arc::clone(&ops.mirrors),
             rest,
+            &source.attrs,
+        )?),
+        Some(("git", rest)) => Arc::new(GitSource::new(info, env, rest, &source.attrs)?),
+        Some(("http" | "https", _)) => Arc::new(HttpSource::new(
+            info,
+            env,
+            &source.identifier,
             &source.attrs,
         )?),
         _ => return Err(unsupported(&format!("source {:?}", source.identifier))),

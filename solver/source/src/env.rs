@@ -7,7 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shipway_backend::session::Auth;
 use shipway_backend::{
-    BuildTask, Lease, Namespace, Registry, RegistryAccess, Sandbox, Session, Sessions,
+    BuildTask, ErrorKind, Lease, Namespace, Registry, RegistryAccess, Sandbox, Session, Sessions,
+    Web,
 };
 use shipway_engine::{OpContext, VertexProgress};
 use shipway_layers::{Layers, Need, Report};
@@ -30,6 +31,8 @@ pub struct Env {
     pub lease: Lease,
     /// Registries.
     pub registry: Arc<dyn Registry>,
+    /// Files on the web.
+    pub web: Arc<dyn Web>,
     /// Connected clients.
     pub sessions: Arc<dyn Sessions>,
     /// Finds images.
@@ -80,6 +83,36 @@ impl Env {
         } else {
             Ok(clients)
         }
+    }
+}
+
+impl Env {
+    /// A secret of the first client that has it; `None` where no client does.
+    pub async fn secret(
+        &self,
+        sessions: &[Arc<str>],
+        id: &str,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        for session in sessions {
+            let Ok(session) = self.sessions.get(session, SESSION_PATIENCE).await else { continue };
+            match session.secrets().secret(id).await {
+                Ok(secret) => return Ok(Some(secret)),
+                Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What `work` gives, or the failure of having been cancelled.
+pub(crate) async fn unless_cancelled<T>(
+    ctx: &OpContext,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        () = ctx.cancelled().cancelled() => Err(Failure::cancelled()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use shipway_backend::Registry;
 use shipway_cache::key;
 use shipway_engine::{CacheMap, OpContext, Operation, VertexInfo};
 use shipway_layers::{Layer, Snapshot};
@@ -116,6 +117,17 @@ impl Operation<Snapshot> for ImageSource {
 #[must_use]
 pub fn snapshot(env: &Env, image: &ResolvedImage, limit: usize) -> Snapshot {
     let pinned = image.reference.clone().with_digest(image.target.digest);
+    layers_of(image, limit, env.resolver.registry(), &pinned.to_string())
+}
+
+/// The same from any registry; `origin` is what the cache remembers of where they are from.
+pub(crate) fn layers_of(
+    image: &ResolvedImage,
+    limit: usize,
+    registry: &Arc<dyn Registry>,
+    origin: &str,
+) -> Snapshot {
+    let pinned = image.reference.clone().with_digest(image.target.digest);
     let each = image
         .manifest
         .layers
@@ -130,8 +142,8 @@ pub fn snapshot(env: &Env, image: &ResolvedImage, limit: usize) -> Snapshot {
                 descriptor: descriptor.clone(),
                 diff_id: *diff_id,
                 chain_id: Some(chain_id),
-                registry: Arc::clone(env.resolver.registry()),
-                origin: pinned.to_string(),
+                registry: Arc::clone(registry),
+                origin: origin.to_owned(),
             }))
         })
         .collect();

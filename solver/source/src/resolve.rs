@@ -16,7 +16,7 @@ use shipway_model::{Descriptor, Digest, Failure, ImageRef, Platform};
 use crate::smallblobs::SmallBlobs;
 
 /// Largest manifest or configuration that is read, in bytes.
-const METADATA_LIMIT: u64 = 8 << 20;
+pub(crate) const METADATA_LIMIT: u64 = 8 << 20;
 
 /// Where to look first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -69,6 +69,12 @@ impl ImageResolver {
             registry,
             seen: SmallBlobs::new(dir),
         }
+    }
+
+    /// The same over another registry, with what was seen in common.
+    #[must_use]
+    pub(crate) fn over(&self, registry: Arc<dyn Registry>) -> Self {
+        Self { registry, seen: self.seen.clone() }
     }
 
     /// Finds an image and reads its manifest and configuration.
@@ -290,7 +296,7 @@ fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], blob: &Descriptor) -> Res
         .map_err(|e| Failure::from_error(&e).context(format!("reading {}", blob.digest)))
 }
 
-fn media_type(bytes: &[u8]) -> String {
+pub(crate) fn media_type(bytes: &[u8]) -> String {
     #[derive(serde::Deserialize, Default)]
     #[serde(rename_all = "camelCase", default)]
     struct Head {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use shipway_model::Digest;
 
+#[derive(Clone)]
 pub(crate) struct SmallBlobs(PathBuf);
 
 impl SmallBlobs {

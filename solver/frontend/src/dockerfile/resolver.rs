@@ -7,9 +7,10 @@ use shipway_dockerfile::MetaResolver;
 use shipway_dockerfile::resolve::{ImageRequest, ResolvedImage};
 use shipway_llb::build::ResolveMode as Asked;
 use shipway_model::failure::FailureKind;
+use shipway_model::op::Op;
 use shipway_model::{Definition, Failure};
 
-use crate::{Bridge, ResolveMode, ResolveRequest, SolveOptions};
+use crate::{Bridge, ResolveMode, ResolveRequest, SolveOptions, SourceMeta};
 
 pub(super) struct BridgeResolver<'a> {
     pub(super) bridge: &'a dyn Bridge,
@@ -64,10 +65,23 @@ impl MetaResolver for BridgeResolver<'_> {
 
     async fn source_epoch(
         &self,
-        _source: &Definition,
-        _log_name: &str,
+        source: &Definition,
+        log_name: &str,
     ) -> Result<Option<i64>, Failure> {
-        // Only sources over git and http have an age, and neither is supported yet.
-        Ok(None)
+        let op = source.vertices.iter().find_map(|vertex| match &vertex.op {
+            Op::Source(op) => Some(op),
+            _ => None,
+        });
+        // Only sources over git and http have an age.
+        let Some(op) = op.filter(|op| matches!(op.split(), Some(("git" | "http" | "https", _))))
+        else {
+            return Ok(None);
+        };
+        Ok(
+            match self.bridge.resolve_source(op, log_name, true).await? {
+                SourceMeta::Git(git) => git.objects.map(|objects| objects.committed),
+                SourceMeta::Http(http) => http.last_modified,
+            },
+        )
     }
 }
