@@ -57,10 +57,6 @@ pub trait Snapshots: Send + Sync {
         key: &str,
         parent: &str,
     ) -> Result<Vec<MountSpec>, BackendError>;
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "containerd's Commit under a lease takes that many"
-    )]
     /// Turns an active snapshot into a committed one; `AlreadyExists` where `name` is taken (the active one stays).
     async fn commit(
         &self,
