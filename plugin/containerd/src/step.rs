@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use crate::connection::{once, repeat};
-use crate::error::failed;
+use crate::error::{failed, is_down};
 use crate::fifo::{self, Ends, Pipes};
 use crate::scope::Scope;
 use crate::single::{Figures, Rootfs};
@@ -288,6 +288,24 @@ impl Name {
             async move { client.exec(request).await }
         });
         added.await.map_err(|status| self.not_started(&status))?;
+        let started = match self.request_start().await {
+            // containerd ended with the answer on its way: what became of the step is asked when it is back.
+            Err(status) if is_down(&status) => self.restart().await,
+            answered => answered,
+        };
+        match started {
+            Ok(()) => Ok(()),
+            Err(status) => match StepOutcome::read(result) {
+                Ok(Some(StepOutcome {
+                    failure: Some(failure),
+                    ..
+                })) => Err(self.error("starting", failure.message)),
+                _ => Err(self.not_started(&status)),
+            },
+        }
+    }
+
+    async fn request_start(&self) -> Result<(), Status> {
         let started = once(|| {
             let message = wire::StartRequest {
                 container_id: self.container.clone(),
@@ -296,15 +314,23 @@ impl Name {
             let (mut client, request) = (self.scope.tasks(), self.scope.request(message));
             async move { client.start(request).await }
         });
-        match started.await {
-            Ok(_) => Ok(()),
-            Err(status) => match StepOutcome::read(result) {
-                Ok(Some(StepOutcome {
-                    failure: Some(failure),
-                    ..
-                })) => Err(self.error("starting", failure.message)),
-                _ => Err(self.not_started(&status)),
-            },
+        started.await.map(drop)
+    }
+
+    /// After a lost answer: starts the step unless that has happened.
+    async fn restart(&self) -> Result<(), Status> {
+        let known = repeat(|| {
+            let message = wire::GetRequest {
+                container_id: self.container.clone(),
+                exec_id: self.exec.clone(),
+            };
+            let (mut client, request) = (self.scope.tasks(), self.scope.request(message));
+            async move { client.get(request).await }
+        });
+        let status = known.await?.process.unwrap_or_default().status();
+        match status {
+            containerd_client::types::v1::Status::Created => self.request_start().await,
+            _ => Ok(()),
         }
     }
 
