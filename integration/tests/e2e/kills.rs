@@ -135,6 +135,9 @@ fn a_step_outlives_a_restart_of_containerd() {
                 .any(|(_, words)| *words == ["sleep", "4.321"])
         };
         wait_until("in its step", Duration::from_secs(30), || Ok(running()))?;
+        // A client that starts later has its answer later than the daemon has that of its start.
+        let listed = || Ok(!stand.containerd.list("default", "tasks")?.is_empty());
+        wait_until("listed", Duration::from_secs(30), listed)?;
         stand.containerd.kill_and_restart()?;
         let done = build.join().expect("the client's thread doesn't panic")?;
         ensure(done.took < Duration::from_secs(15), || {
