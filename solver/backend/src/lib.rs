@@ -9,7 +9,6 @@ pub mod layers;
 pub mod registry;
 pub mod session;
 pub mod snapshots;
-pub mod web;
 #[cfg(feature = "testing")]
 #[expect(
     clippy::unwrap_used,
@@ -17,6 +16,7 @@ pub mod web;
     reason = "a suite panics where a rule is broken"
 )]
 pub mod suite;
+pub mod web;
 
 use std::sync::Arc;
 

@@ -94,10 +94,13 @@ impl Env {
         id: &str,
     ) -> Result<Option<Vec<u8>>, Failure> {
         for session in sessions {
-            let Ok(session) = self.sessions.get(session, SESSION_PATIENCE).await else { continue };
+            let Ok(session) = self.sessions.get(session, SESSION_PATIENCE).await else {
+                continue;
+            };
             match session.secrets().secret(id).await {
                 Ok(secret) => return Ok(Some(secret)),
-                Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported) => {}
+                Err(error)
+                    if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -74,7 +74,10 @@ impl ImageResolver {
     /// The same over another registry, with what was seen in common.
     #[must_use]
     pub(crate) fn over(&self, registry: Arc<dyn Registry>) -> Self {
-        Self { registry, seen: self.seen.clone() }
+        Self {
+            registry,
+            seen: self.seen.clone(),
+        }
     }
 
     /// Finds an image and reads its manifest and configuration.

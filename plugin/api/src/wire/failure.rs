@@ -47,7 +47,7 @@ pub fn from_wire(status: rpc::Status) -> Failure {
     };
     let details = status.details.into_iter().map(|any| FailureDetail::Opaque {
         type_url: any.type_url,
-        value: any.value.clone(),
+        value: any.value,
     });
     Failure {
         message: status.message.into(),

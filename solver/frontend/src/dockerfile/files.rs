@@ -83,15 +83,14 @@ impl Files {
             }
         };
         let ((dockerfile, own), shared) = tokio::try_join!(files, shared)?;
-        let context = match &elsewhere.context {
-            Some(context) => MainContext::Other(Box::new(narrowed(context.clone(), options)?)),
-            None => {
-                let ignore = own.or(shared).unwrap_or_default();
-                let ignore = shipway_patterns::parse_ignore_file(&String::from_utf8_lossy(&ignore));
-                MainContext::Local {
-                    name: name.to_owned(),
-                    ignore,
-                }
+        let context = if let Some(context) = &elsewhere.context {
+            MainContext::Other(Box::new(narrowed(context.clone(), options)?))
+        } else {
+            let ignore = own.or(shared).unwrap_or_default();
+            let ignore = shipway_patterns::parse_ignore_file(&String::from_utf8_lossy(&ignore));
+            MainContext::Local {
+                name: name.to_owned(),
+                ignore,
             }
         };
         let filename = elsewhere

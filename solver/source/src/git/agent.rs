@@ -16,7 +16,7 @@ use crate::env::SESSION_PATIENCE;
 pub(super) struct SshFiles {
     pub(super) agent: Option<PathBuf>,
     pub(super) known_hosts: Option<PathBuf>,
-    _serving: JoinSet<()>,
+    serving: JoinSet<()>,
 }
 
 impl SshFiles {
@@ -27,18 +27,18 @@ impl SshFiles {
         agent: &str,
         hosts: &str,
     ) -> Result<Self, Failure> {
-        let mut serving = JoinSet::new();
         let mut files = Self {
             agent: None,
             known_hosts: None,
-            _serving: JoinSet::new(),
+            serving: JoinSet::new(),
         };
         if !agent.is_empty() {
             let session = client(env, sessions, agent).await?;
             let path = fresh(env, "sock")?;
             let listener = UnixListener::bind(&path)
                 .map_err(|e| Failure::from_error(&e).context("listening for ssh"))?;
-            serving.spawn(serve(listener, session, agent.to_owned()));
+            let served = serve(listener, session, agent.to_owned());
+            files.serving.spawn(served);
             files.agent = Some(path);
         }
         if !hosts.is_empty() {
@@ -47,7 +47,6 @@ impl SshFiles {
                 .map_err(|e| Failure::from_error(&e).context("writing the known hosts"))?;
             files.known_hosts = Some(path);
         }
-        files._serving = serving;
         Ok(files)
     }
 }

@@ -196,7 +196,7 @@ fn set_time(path: &Path, seconds: i64) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
     use std::process::Command;
 
     use super::*;

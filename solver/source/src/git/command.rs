@@ -28,6 +28,7 @@ const KEPT: [&str; 9] = [
 
 /// How git is run.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_field_names, reason = "git's own names")]
 pub(super) struct Git {
     /// Repository.
     pub(super) git_dir: Option<PathBuf>,

@@ -30,15 +30,12 @@ fn decoded(text: &str) -> String {
     while let Some((&first, after)) = rest.split_first() {
         let hex = (first == b'%').then(|| after.get(..2)).flatten();
         let byte = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match byte {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
+        if let Some(byte) = byte {
+            bytes.push(byte);
+            rest = &after[2..];
+        } else {
+            bytes.push(first);
+            rest = after;
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
@@ -67,12 +64,11 @@ fn parameters(header: &str) -> Vec<(String, String)> {
     while let Some((name, value)) = rest.split_once('=') {
         let name = name.trim_matches([' ', '\t', ';']).to_ascii_lowercase();
         let value = value.trim_start();
-        let (value, after) = match value.strip_prefix('"') {
-            Some(quoted) => unquoted(quoted),
-            None => {
-                let end = value.find(';').unwrap_or(value.len());
-                (value[..end].trim_end().to_owned(), &value[end..])
-            }
+        let (value, after) = if let Some(quoted) = value.strip_prefix('"') {
+            unquoted(quoted)
+        } else {
+            let end = value.find(';').unwrap_or(value.len());
+            (value[..end].trim_end().to_owned(), &value[end..])
         };
         found.push((name, value));
         rest = after;
