@@ -150,6 +150,30 @@ fn unsupported<T>(what: &str) -> Result<T, Status> {
     )))
 }
 
+/// What a source of git or of the web stands for now.
+async fn resolve_remote(
+    build: &Build,
+    source: pb::SourceOp,
+    request: wire::ResolveSourceMetaRequest,
+) -> Result<Response<wire::ResolveSourceMetaResponse>, Status> {
+    if request
+        .http
+        .is_some_and(|http| http.checksum_request.is_some())
+    {
+        return unsupported("a further checksum of an http source");
+    }
+    let objects = request.git.is_some_and(|git| git.return_object);
+    let asked = SourceOp {
+        identifier: source.identifier.clone(),
+        attrs: source.attrs.clone().into_iter().collect(),
+    };
+    let found = build
+        .resolve_source(&asked, &request.log_name, objects)
+        .await
+        .map_err(|e| to_status(&e))?;
+    Ok(Response::new(source_meta(source, found)))
+}
+
 #[tonic::async_trait]
 impl LlbBridge for Endpoint {
     async fn resolve_image_config(
@@ -187,29 +211,14 @@ impl LlbBridge for Endpoint {
         request: Request<wire::ResolveSourceMetaRequest>,
     ) -> Result<Response<wire::ResolveSourceMetaResponse>, Status> {
         let build = self.build_of(request.metadata()).await?;
-        let request = request.into_inner();
+        let mut request = request.into_inner();
         if !request.source_policies.is_empty() {
             return unsupported("a source policy");
         }
-        let source = request.source.unwrap_or_default();
+        let source = request.source.take().unwrap_or_default();
         let kind = source.identifier.split("://").next().unwrap_or_default();
         if matches!(kind, "git" | "http" | "https") {
-            if request
-                .http
-                .is_some_and(|http| http.checksum_request.is_some())
-            {
-                return unsupported("a further checksum of an http source");
-            }
-            let objects = request.git.is_some_and(|git| git.return_object);
-            let asked = SourceOp {
-                identifier: source.identifier.clone(),
-                attrs: source.attrs.clone().into_iter().collect(),
-            };
-            let found = build
-                .resolve_source(&asked, &request.log_name, objects)
-                .await;
-            let found = found.map_err(|e| to_status(&e))?;
-            return Ok(Response::new(source_meta(source, found)));
+            return resolve_remote(&build, source, request).await;
         }
         let Some(reference) = source.identifier.strip_prefix("docker-image://") else {
             // Other sources have no metadata to find: the source stands for itself.
