@@ -201,6 +201,7 @@ impl CommandLine {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a flag is read once")]
 fn switch(flag: &'static str, value: Option<String>) -> Result<Option<bool>, InvalidFlag> {
     match value.as_deref() {
         None | Some("" | "auto") => Ok(None),
@@ -254,7 +255,7 @@ mod tests {
             "--debug",
         ];
         let request = request(&words).unwrap();
-        assert!(request.required && request.config == PathBuf::from("/c.toml"));
+        assert!(request.required && request.config.as_os_str() == "/c.toml");
         let flags = request.flags;
         assert_eq!((flags.gc, flags.oci_worker), (Some(false), Some(false)));
         assert_eq!(flags.labels[0].1, "true");

@@ -9,7 +9,7 @@ use shipway_containerd::unmount_below;
 use shipway_model::Digest;
 
 /// Type of a filesystem in memory, as statfs reports it.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// A name for this daemon among others on the same containerd: the same as long as its root directory is.
 pub(crate) fn instance(root: &Path) -> String {
@@ -18,9 +18,7 @@ pub(crate) fn instance(root: &Path) -> String {
 
 /// An empty private directory, in memory where the machine has one: secrets of steps pass through it.
 pub(crate) fn private_dir(root: &Path, instance: &str) -> io::Result<PathBuf> {
-    let in_memory = |dir: &&&str| {
-        rustix::fs::statfs(**dir).is_ok_and(|s| i64::try_from(s.f_type) == Ok(TMPFS_MAGIC))
-    };
+    let in_memory = |dir: &&&str| rustix::fs::statfs(**dir).is_ok_and(|s| s.f_type == TMPFS_MAGIC);
     let base = ["/run", "/dev/shm"]
         .iter()
         .find(in_memory)

@@ -218,7 +218,7 @@ mod tests {
         git(&["-c", "init.defaultBranch=main", "init"]);
         fs::create_dir_all(dir.join("sub/dir")).unwrap();
         fs::write(dir.join("sub/dir/f"), "one").unwrap();
-        fs::set_permissions(dir.join("sub/dir/f"), PermissionsExt::from_mode(0o700)).unwrap();
+        fs::set_permissions(dir.join("sub/dir/f"), fs::Permissions::from_mode(0o700)).unwrap();
         symlink("/etc", dir.join("out")).unwrap();
         git(&["add", "."]);
         git(&["commit", "-m", "one"]);
