@@ -101,7 +101,7 @@ pub(crate) struct CommandLine {
     /// Collect the cache by itself.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     containerd_worker_gc: Option<bool>,
-    /// Limits of the cache in MB: Reserved[,Free[,Maximum]].
+    /// Limits of the cache in MB: `Reserved[,Free[,Maximum]]`.
     #[arg(long)]
     containerd_worker_gc_keepstorage: Option<String>,
     /// Socket of the Snapshots service that containerd connects to.
