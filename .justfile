@@ -10,7 +10,7 @@ clippy:
     cargo clippy --locked --workspace --all-targets --features shipway-integration/e2e -- -D warnings
 
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items
 
 # Bans, licences, levels of crates, rules for source files.
 tidy:

@@ -1,7 +1,7 @@
 //! LLB: the graph that clients and frontends send, between its bytes and [`shipway_model::Definition`].
 //!
-//! - [`decode`] reads a definition that may be hostile; every refusal has a name.
-//! - [`encode`] writes one back; an op's bytes are kept, so digests survive the round trip.
+//! - [`decode()`] reads a definition that may be hostile; every refusal has a name.
+//! - [`encode()`] writes one back; an op's bytes are kept, so digests survive the round trip.
 //! - [`build`] makes definitions: what a frontend or any other program uses as a library.
 //! - [`caps`] lists what clients may ask for by name.
 //!
