@@ -47,7 +47,8 @@ impl Control for Endpoint {
         let keep = request.max_used_space.max(request.reserved_space);
         let policy = PrunePolicy {
             keep_duration: request.keep_duration,
-            keep_bytes: u64::try_from(keep).unwrap_or(0),
+            keep_bytes: u64::try_from(keep).ok().filter(|&keep| keep > 0),
+            kinds: Vec::new(),
         };
         let gone = self
             .builder

@@ -1,6 +1,7 @@
 //! Entry point of `shipwayd`: reads the configuration, opens the store, meets traits with adapters, serves until it is told
 //! to stop, and drains. It decides nothing about builds.
 
+mod collect;
 mod flags;
 mod listen;
 mod start;

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsConfig};
 
+use crate::collect;
 use crate::listen::{self, Incoming, Inherited};
 use crate::state;
 
@@ -176,6 +177,14 @@ impl Daemon {
             let endpoint = self.endpoint(&config.worker.namespace);
             let tls = tls(&config.listen)?;
             services.spawn(serve(endpoint, incoming, tls, stopping.clone()));
+        }
+        if config.worker.gc.enabled {
+            let (settings, root) = (config.worker.gc.clone(), config.snapshotter.root.clone());
+            let (builder, stopping) = (Arc::clone(&self.builder), stopping.clone());
+            services.spawn(async move {
+                collect::run(settings, root, builder, stopping).await;
+                Ok(())
+            });
         }
         for socket in &config.namespaces {
             let address = Address::Unix(socket.path.clone());

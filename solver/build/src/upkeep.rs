@@ -41,8 +41,10 @@ pub struct UsageRecord {
 pub struct PrunePolicy {
     /// Keep what was used within this many nanoseconds.
     pub keep_duration: i64,
-    /// Stop once no more than this many bytes are held; 0 removes all.
-    pub keep_bytes: u64,
+    /// Stop once no more than this many bytes are held; `None` removes all.
+    pub keep_bytes: Option<u64>,
+    /// Only records of these kinds; empty for all.
+    pub kinds: Vec<String>,
 }
 
 impl Builder {
@@ -95,6 +97,9 @@ impl Builder {
     pub async fn prune(&self, policy: &PrunePolicy) -> Result<Vec<UsageRecord>, Failure> {
         let now = Timestamp::now();
         let mut candidates = self.disk_usage()?;
+        candidates.retain(|record| {
+            policy.kinds.is_empty() || policy.kinds.iter().any(|kind| kind == record.kind)
+        });
         candidates.sort_by_key(|record| record.last_used.unwrap_or(record.created));
         let mut held: u64 = candidates.iter().map(|record| record.size).sum();
         let mut gone = Vec::new();
@@ -102,7 +107,7 @@ impl Builder {
             let used = record.last_used.unwrap_or(record.created);
             let young =
                 now.as_nanosecond() - used.as_nanosecond() < i128::from(policy.keep_duration);
-            let small_enough = policy.keep_bytes > 0 && held <= policy.keep_bytes;
+            let small_enough = policy.keep_bytes.is_some_and(|keep| held <= keep);
             if small_enough
                 || (policy.keep_duration > 0 && young)
                 || (record.mutable && record.in_use)

@@ -241,7 +241,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let lower =
             Stack::open([tree(root.path(), "a", &[("d/old", "1"), ("d/kept", "2")])]).unwrap();
-        let top = tree(root.path(), "b", &[("d/kept", "3"), ("d/new", "4")]);
+        let top = tree(root.path(), "b", &[("d/kept", "three"), ("d/new", "4")]);
         fs::setxattr(top.join("d"), OPAQUE, b"y", XattrFlags::empty()).unwrap();
         let top = Layer::open(top).unwrap();
         let to = tree(root.path(), "t", &[]);
@@ -256,7 +256,7 @@ mod tests {
                 .unwrap()
                 .is_whiteout()
         );
-        assert_eq!(std::fs::read(to.join("d/kept")).unwrap(), b"3");
+        assert_eq!(std::fs::read(to.join("d/kept")).unwrap(), b"three");
         assert_eq!(std::fs::read(to.join("d/new")).unwrap(), b"4");
     }
 
