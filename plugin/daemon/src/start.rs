@@ -83,6 +83,8 @@ pub(crate) async fn run(config: Config) -> Result<(), AnyError> {
         ended??;
     }
     daemon.containerd.drain().await;
+    state::remove_private_dir(&daemon.private)
+        .map_err(|e| format!("removing {}: {e}", daemon.private.display()))?;
     outcome
 }
 
@@ -118,6 +120,8 @@ struct Daemon {
     builder: Arc<Builder>,
     hub: Arc<SessionHub>,
     identity: Arc<Identity>,
+    /// What passes through memory only.
+    private: std::path::PathBuf,
 }
 
 impl Daemon {
@@ -162,6 +166,7 @@ impl Daemon {
             builder,
             hub,
             identity,
+            private,
         })
     }
 

@@ -24,15 +24,20 @@ pub(crate) fn private_dir(root: &Path, instance: &str) -> io::Result<PathBuf> {
         .find(in_memory)
         .map_or(root, |dir| Path::new(*dir));
     let dir = base.join(format!("shipway-{instance}"));
-    // A daemon that was killed leaves the roots of its steps mounted here where it mounts them itself. What is below
-    // such a mount belongs to a layer or a cache mount, and must be out of reach when the directory is removed.
-    unmount_below(&dir)?;
-    match fs::remove_dir_all(&dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
+    remove_private_dir(&dir)?;
     fs::DirBuilder::new().mode(0o700).create(&dir)?;
     Ok(dir)
+}
+
+/// Removes it, where there is one.
+pub(crate) fn remove_private_dir(dir: &Path) -> io::Result<()> {
+    // A daemon that was killed leaves the roots of its steps mounted here where it mounts them itself. What is below
+    // such a mount belongs to a layer or a cache mount, and must be out of reach when the directory is removed.
+    unmount_below(dir)?;
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// The worker's id, made once and kept in a file.
