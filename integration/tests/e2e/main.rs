@@ -9,6 +9,8 @@ mod exporters;
 mod kills;
 mod real_program;
 mod refusals;
+mod remote_caches;
 mod running;
+mod source_policies;
 mod steps;
 mod support;

@@ -13,7 +13,7 @@ use shipway_frontend::{
 use shipway_model::failure::FailureKind;
 use shipway_model::op::SourceOp;
 use shipway_model::progress::Warning;
-use shipway_model::{Digest, Failure, Platform};
+use shipway_model::{CacheEntry, Digest, Failure, Platform};
 use shipway_proto::gateway as wire;
 use shipway_proto::gateway::llb_bridge_server::LlbBridge;
 use shipway_proto::{apicaps, pb};
@@ -45,12 +45,7 @@ impl Endpoint {
         build: &Arc<Build>,
         request: wire::SolveRequest,
     ) -> Result<FrontendResult, Failure> {
-        if let Some(import) = request.cache_imports.first() {
-            tracing::debug!(
-                kind = import.r#type,
-                "a cache import was asked for; none is supported"
-            );
-        }
+        let evaluate = request.evaluate;
         let definition = request
             .definition
             .as_ref()
@@ -62,6 +57,15 @@ impl Endpoint {
             (Some(definition), _) => {
                 let options = SolveOptions {
                     evaluate: request.evaluate,
+                    policies: solve::policies(&request.source_policies)?,
+                    cache_imports: request
+                        .cache_imports
+                        .into_iter()
+                        .map(|entry| CacheEntry {
+                            kind: entry.r#type,
+                            attrs: entry.attrs,
+                        })
+                        .collect(),
                 };
                 let solved = build.solve(solve::decode(definition)?, options).await?;
                 Ok(FrontendResult {
@@ -76,7 +80,11 @@ impl Endpoint {
                     options: request.frontend_opt,
                     inputs,
                 };
-                build.frontend(name, request).await
+                let result = build.frontend(name, request).await?;
+                if evaluate {
+                    build.evaluate_result(&result).await?;
+                }
+                Ok(result)
             }
         }
     }
@@ -182,9 +190,7 @@ impl LlbBridge for Endpoint {
     ) -> Result<Response<wire::ResolveImageConfigResponse>, Status> {
         let build = self.build_of(request.metadata()).await?;
         let request = request.into_inner();
-        if !request.source_policies.is_empty() {
-            return unsupported("a source policy");
-        }
+        let policies = solve::policies(&request.source_policies).map_err(|e| to_status(&e))?;
         // Resolver type 1 is a client's OCI layout.
         let oci_layout =
             (request.resolver_type == 1).then_some((request.session_id, request.store_id));
@@ -194,11 +200,19 @@ impl LlbBridge for Endpoint {
             mode: mode(&request.resolve_mode).map_err(|e| to_status(&e))?,
             log_name: request.log_name,
             oci_layout,
+            policies,
         };
         let found = build
             .resolve_image(asked)
             .await
             .map_err(|e| to_status(&e))?;
+        if let Some(other) = found.replaced {
+            let text = format!(
+                "ref mutated by policy to non-image: docker-image://{} -> {}",
+                found.reference, other.identifier
+            );
+            return Err(to_status(&Failure::new(text)));
+        }
         Ok(Response::new(wire::ResolveImageConfigResponse {
             digest: found.digest.to_string(),
             config: found.config,
@@ -212,9 +226,7 @@ impl LlbBridge for Endpoint {
     ) -> Result<Response<wire::ResolveSourceMetaResponse>, Status> {
         let build = self.build_of(request.metadata()).await?;
         let mut request = request.into_inner();
-        if !request.source_policies.is_empty() {
-            return unsupported("a source policy");
-        }
+        let policies = solve::policies(&request.source_policies).map_err(|e| to_status(&e))?;
         let source = request.source.take().unwrap_or_default();
         let kind = source.identifier.split("://").next().unwrap_or_default();
         if matches!(kind, "git" | "http" | "https") {
@@ -239,11 +251,22 @@ impl LlbBridge for Endpoint {
             mode: mode(&request.resolve_mode).map_err(|e| to_status(&e))?,
             log_name: request.log_name,
             oci_layout: None,
+            policies,
         };
         let found = build
             .resolve_image(asked)
             .await
             .map_err(|e| to_status(&e))?;
+        if let Some(other) = found.replaced {
+            let source = Some(pb::SourceOp {
+                identifier: other.identifier,
+                attrs: other.attrs,
+            });
+            return Ok(Response::new(wire::ResolveSourceMetaResponse {
+                source,
+                ..Default::default()
+            }));
+        }
         let no_config = request.image.is_some_and(|image| image.no_config);
         let image = wire::ResolveSourceImageResponse {
             digest: found.digest.to_string(),

@@ -56,4 +56,8 @@ impl Files for Client {
     ) -> Result<(), BackendError> {
         self.write_stored(store, digest, size, data).await
     }
+
+    async fn pull(&self, host: &str, path: &str) -> Result<ByteStream, BackendError> {
+        self.pull_stream(host, path).await
+    }
 }

@@ -19,6 +19,7 @@ mod secrets;
 mod send;
 mod trees;
 mod tunnel;
+mod upload;
 mod validate;
 mod walk;
 

@@ -132,6 +132,8 @@ pub trait Files: Send + Sync {
         size: u64,
         data: ByteStream,
     ) -> Result<(), BackendError>;
+    /// A stream that the client hands over under the URL `http://<host><path>`; it can be read once.
+    async fn pull(&self, host: &str, path: &str) -> Result<ByteStream, BackendError>;
 }
 
 /// A user name and secret; both empty is anonymous. An empty user with a secret is an identity (refresh) token.

@@ -1,5 +1,6 @@
 //! A build as its frontend sees it: solving graphs, reading results, finding images.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ impl Bridge for Build {
         definition: Definition,
         options: SolveOptions,
     ) -> Result<Option<Ref>, Failure> {
+        self.import_caches(&options.cache_imports)?;
+        let definition = self.policies(&options.policies)?.apply(definition)?;
         let solved = self.add_ref(definition)?;
         if options.evaluate
             && let Some(solved) = &solved
@@ -100,8 +103,13 @@ impl Bridge for Build {
         };
         let digest = Digest::of(format!("{name} {:?}", source.attrs));
         let sink = Arc::clone(self.progress()) as Arc<dyn Sink>;
+        let judged = self.policies(&[])?.judge(source);
+        let judged = judged
+            .map_err(|e| Failure::from(e).context("could not resolve image due to policy"))?;
         let vertex = PseudoVertex::start(digest, &name, sink);
-        let resolved = self.source_meta(source, git_objects).await;
+        let resolved = self
+            .source_meta(judged.as_ref().unwrap_or(source), git_objects)
+            .await;
         vertex.end(&resolved);
         resolved
     }
@@ -117,9 +125,22 @@ impl Bridge for Build {
 
 impl Build {
     async fn resolve(&self, request: &ResolveRequest) -> Result<ResolvedConfig, Failure> {
-        let reference: ImageRef = request
-            .reference
-            .parse()
+        let judged = self.judged_image(request)?;
+        let reference: Result<ImageRef, _> = match &judged {
+            None => request.reference.parse(),
+            Some(source) => match source.split() {
+                Some(("docker-image", rest)) => rest.parse(),
+                _ => {
+                    return Ok(ResolvedConfig {
+                        reference: request.reference.clone(),
+                        digest: Digest::of([]),
+                        config: Bytes::new(),
+                        replaced: judged,
+                    });
+                }
+            },
+        };
+        let reference = reference
             .map_err(|e: shipway_model::reference::InvalidReference| Failure::from_error(&e))?;
         let env = &self.ops.env;
         let access = env.access(&[self.session.as_str().into()]).await;
@@ -137,6 +158,7 @@ impl Build {
                 reference: reference.to_string(),
                 digest,
                 config,
+                replaced: None,
             });
         }
         let lookup_env = LookupEnv {
@@ -152,7 +174,21 @@ impl Build {
             reference: reference.to_string(),
             digest: image.target.digest,
             config: image.config,
+            replaced: None,
         })
+    }
+
+    /// What policies put in an image's place; `None` where it stays. Images of clients' layouts are judged when they are used.
+    fn judged_image(&self, request: &ResolveRequest) -> Result<Option<SourceOp>, Failure> {
+        if request.oci_layout.is_some() {
+            return Ok(None);
+        }
+        let source = SourceOp {
+            identifier: format!("docker-image://{}", request.reference),
+            attrs: BTreeMap::new(),
+        };
+        let judged = self.policies(&request.policies)?.judge(&source);
+        judged.map_err(|e| Failure::from(e).context("could not resolve image due to policy"))
     }
 
     async fn source_meta(

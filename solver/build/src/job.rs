@@ -14,6 +14,7 @@ use shipway_frontend::result::CONFIG_KEY;
 use shipway_frontend::{Bridge, Frontend, FrontendResult, Ref, Refs, SolveOptions};
 use shipway_layers::{Need, Report, Snapshot};
 use shipway_model::failure::FailureKind;
+use shipway_model::policy::Policy;
 use shipway_model::progress::Sink;
 use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform};
 use shipway_ops::graph::{self, Entitlements};
@@ -24,6 +25,8 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::Parts;
+use crate::cache::Caches;
+use crate::policy::Policies;
 use crate::progress::Progress;
 use crate::request::{Plan, Request};
 use crate::vertex::PseudoVertex;
@@ -42,6 +45,8 @@ pub struct Build {
     pub(crate) progress: Arc<Progress>,
     pub(crate) ops: Arc<OpsEnv>,
     job: Mutex<Option<Arc<Job<Snapshot>>>>,
+    pub(crate) caches: Caches,
+    policy: Policy,
     refs: Mutex<HashMap<Arc<str>, Arc<RefState>>>,
     returned: watch::Sender<Option<Returned>>,
     cancelled: CancellationToken,
@@ -50,8 +55,8 @@ pub struct Build {
 /// A lazy result.
 pub(crate) struct RefState {
     pub(crate) definition: Arc<Definition>,
-    graph: Graph<Snapshot>,
-    target: Edge,
+    pub(crate) graph: Graph<Snapshot>,
+    pub(crate) target: Edge,
     value: OnceCell<Snapshot>,
 }
 
@@ -77,6 +82,8 @@ impl Build {
             .exporters
             .iter()
             .try_for_each(|e| Exporter::new(e).map(drop))?;
+        let caches = Caches::new(&request.cache_exports)?;
+        Policies::new([&request.source_policy])?;
         let lease = request.namespace.leases.create(LEASE_TTL).await?;
         let task = format!("shipway-{}-{}", parts.settings.instance, unique(""));
         let labels = BTreeMap::from([
@@ -121,6 +128,8 @@ impl Build {
             progress,
             ops,
             job: Mutex::new(Some(Arc::new(job))),
+            caches,
+            policy: request.source_policy.clone(),
             refs: Mutex::default(),
             returned: watch::Sender::new(None),
             cancelled,
@@ -207,10 +216,12 @@ impl Build {
         self: &Arc<Self>,
         request: &Request,
     ) -> Result<BTreeMap<String, String>, Failure> {
-        let result = self.result(&request.plan).await?;
+        let result = self.result(request).await?;
         self.make_blobs_ahead(request, &result)?;
         let snapshots = self.evaluate_all(&result).await?;
-        self.export(request, &result, snapshots).await
+        let mut response = self.export(request, &result, snapshots).await?;
+        response.extend(self.export_caches(&result).await?);
+        Ok(response)
     }
 
     /// Has the layers of the exported images archived while their steps run.
@@ -231,12 +242,14 @@ impl Build {
         Ok(())
     }
 
-    async fn result(self: &Arc<Self>, plan: &Plan) -> Result<FrontendResult, Failure> {
-        match plan {
+    async fn result(self: &Arc<Self>, request: &Request) -> Result<FrontendResult, Failure> {
+        match &request.plan {
             Plan::Definition(definition) => {
-                let solved = self
-                    .solve(definition.clone(), SolveOptions::default())
-                    .await?;
+                let how = SolveOptions {
+                    cache_imports: request.cache_imports.clone(),
+                    ..SolveOptions::default()
+                };
+                let solved = self.solve(definition.clone(), how).await?;
                 Ok(FrontendResult {
                     refs: Refs::Single(solved),
                     metadata: BTreeMap::new(),
@@ -269,6 +282,11 @@ impl Build {
         solved.map_err(|failure| failure.with(FailureDetail::Frontend(name.to_owned())))
     }
 
+    /// Runs what every part of a result needs.
+    pub async fn evaluate_result(&self, result: &FrontendResult) -> Result<(), Failure> {
+        self.evaluate_all(result).await.map(drop)
+    }
+
     async fn evaluate_all(
         &self,
         result: &FrontendResult,
@@ -288,6 +306,12 @@ impl Build {
             }));
         }
         try_join_all(each).await
+    }
+
+    /// The build's policies, and these.
+    pub(crate) fn policies(&self, more: &[Policy]) -> Result<Policies, Failure> {
+        let own = Some(&self.policy).filter(|policy| !policy.rules.is_empty());
+        Ok(Policies::new(own.into_iter().chain(more))?)
     }
 
     /// The result of a graph, lazily.
@@ -327,6 +351,7 @@ impl Build {
             .ok_or_else(|| Failure::of_kind(FailureKind::NotFound, format!("no such ref: {id}")))?;
         let value = state.value.get_or_try_init(|| async {
             let job = self.job()?;
+            self.imported().await;
             let built = job.build(state.graph.clone(), state.target).await;
             built.map_err(|error| explain(error, &state.definition))
         });
@@ -343,7 +368,7 @@ impl Build {
         if request.exporters.is_empty() {
             return Ok(response);
         }
-        let what = self.exportable(request, result, snapshots);
+        let mut what = self.exportable(request, result, snapshots);
         for export in &request.exporters {
             let exporter = Exporter::new(export)?;
             let digest = Digest::of(unique("export"));
@@ -352,7 +377,12 @@ impl Build {
             let env = self
                 .export_env(Arc::clone(&vertex) as Arc<dyn Report>)
                 .await?;
-            let exported = exporter.export(&what, &env).await;
+            let exported = async {
+                self.add_inline_caches(&exporter, result, &mut what, &env)
+                    .await?;
+                exporter.export(&what, &env).await
+            };
+            let exported = exported.await;
             vertex.end(&exported);
             response.extend(exported?);
         }
@@ -377,6 +407,7 @@ impl Build {
                 platform,
                 snapshot,
                 config,
+                cache: None,
             }
         });
         Exportable {
@@ -393,7 +424,12 @@ impl Build {
         named.unwrap_or_else(|| self.parts.settings.platform.clone())
     }
 
-    async fn export_env(&self, report: Arc<dyn Report>) -> Result<ExportEnv, Failure> {
+    /// A result of this build as the engine knows it.
+    pub(crate) fn ref_state(&self, id: &str) -> Option<Arc<RefState>> {
+        self.refs.lock().get(id).cloned()
+    }
+
+    pub(crate) async fn export_env(&self, report: Arc<dyn Report>) -> Result<ExportEnv, Failure> {
         let session = if self.session.is_empty() {
             None
         } else {

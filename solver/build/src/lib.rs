@@ -3,7 +3,9 @@
 
 mod bridge;
 mod builder;
+mod cache;
 mod job;
+mod policy;
 pub mod progress;
 pub mod request;
 mod results;

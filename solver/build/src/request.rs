@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use shipway_backend::Namespace;
 use shipway_export::ExportRequest;
 use shipway_frontend::FrontendRequest;
-use shipway_model::Definition;
+use shipway_model::policy::Policy;
+use shipway_model::{CacheEntry, Definition};
 
 /// What is to be built.
 #[derive(Debug, Clone)]
@@ -38,6 +39,12 @@ pub struct Request {
     pub options: BTreeMap<String, String>,
     /// What is done with the result.
     pub exporters: Vec<ExportRequest>,
+    /// Caches to look for results in, where the plan is a graph; frontends name theirs.
+    pub cache_imports: Vec<CacheEntry>,
+    /// Caches to leave behind.
+    pub cache_exports: Vec<CacheEntry>,
+    /// Rules about sources.
+    pub source_policy: Policy,
     /// Entitlements asked for.
     pub entitlements: Vec<String>,
     /// Not a user's build: left out of the history.

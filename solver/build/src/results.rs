@@ -23,6 +23,16 @@ impl StoredResults {
         Self { layers, registry }
     }
 
+    /// The value of a recorded result; `None` where it is gone.
+    pub(crate) fn result(&self, result: &ResultId) -> Result<Option<Snapshot>, Failure> {
+        let Ok(saved) = serde_json::from_str::<SavedSnapshot>(result.as_str()) else {
+            return Ok(None);
+        };
+        let layers = saved.0.into_iter().map(|layer| self.open(layer));
+        let layers: Option<Vec<Layer>> = layers.collect::<Result<_, _>>()?;
+        Ok(layers.map(Snapshot::new))
+    }
+
     fn open(&self, saved: SavedLayer) -> Result<Option<Layer>, Failure> {
         match saved {
             SavedLayer::Stored(id) => match self.layers.open(id) {
@@ -30,8 +40,11 @@ impl StoredResults {
                 Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error.into()),
             },
-            // Without its client it cannot be fetched; the source finds it again.
-            SavedLayer::Lazy { image, .. } if is_layout(&image) => Ok(None),
+            // Without its client it cannot be fetched, unless that was done; the source finds it again.
+            SavedLayer::Lazy { image, diff_id, .. } if is_layout(&image) => {
+                let unpacked = shipway_source::image::unpacked(&self.layers, &diff_id)?;
+                unpacked.map_or(Ok(None), |id| self.open(SavedLayer::Stored(id)))
+            }
             SavedLayer::Lazy {
                 blob,
                 diff_id,
@@ -65,14 +78,6 @@ impl Results<Snapshot> for StoredResults {
     }
 
     async fn load(&self, _ctx: &OpContext, result: &ResultId) -> Result<Option<Snapshot>, Failure> {
-        let Ok(saved) = serde_json::from_str::<SavedSnapshot>(result.as_str()) else {
-            return Ok(None);
-        };
-        let layers: Option<Vec<Layer>> = saved
-            .0
-            .into_iter()
-            .map(|layer| self.open(layer))
-            .collect::<Result<_, _>>()?;
-        Ok(layers.map(Snapshot::new))
+        self.result(result)
     }
 }

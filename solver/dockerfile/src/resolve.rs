@@ -32,6 +32,8 @@ pub struct ResolvedImage {
     pub digest: Option<Digest>,
     /// The configuration, JSON.
     pub config: Vec<u8>,
+    /// Identifier of a source of another kind that a policy puts in the image's place; then nothing else is known.
+    pub replaced: Option<String>,
 }
 
 /// Answers what a build cannot know by itself.

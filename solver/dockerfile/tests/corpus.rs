@@ -44,6 +44,7 @@ impl MetaResolver for Images {
             reference: name,
             digest: Some(digest),
             config,
+            replaced: None,
         })
     }
 

@@ -151,6 +151,9 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
                 let mut exported = self.machine.export(job, digest, output);
                 if all {
                     shipway_cache::export::add_other_ways(&self.store, &mut exported);
+                    for source in self.machine.sources_of(job) {
+                        shipway_cache::export::add_other_ways(source.index(), &mut exported);
+                    }
                 }
                 // Nobody may be waiting any more.
                 reply.send(exported).unwrap_or_default();

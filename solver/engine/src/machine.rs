@@ -281,6 +281,11 @@ impl<V: Clone> Machine<V> {
         ops.map(|&v| Arc::clone(&self.vertices[v].op)).collect()
     }
 
+    /// Caches that a job brought along.
+    pub(crate) fn sources_of(&self, job: JobKey) -> &[Arc<dyn CacheSource<V>>] {
+        self.jobs.get(&job).map_or(&[], |job| &job.sources)
+    }
+
     /// Jobs that have not been discarded.
     pub(crate) fn open_jobs(&self) -> Vec<JobKey> {
         self.jobs.keys().copied().collect()

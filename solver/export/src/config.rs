@@ -1,6 +1,8 @@
 //! The image configuration that is exported: the frontend's, with the layers that really came out, a history that accounts
 //! for each of them, and times. Unknown keys live on; top-level keys are sorted, as BuildKit writes them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use shipway_model::{Digest, Failure, Platform};
@@ -19,14 +21,26 @@ pub(crate) struct LayerFacts {
 /// `PATH` of an image without one.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What an image configuration is made from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Given<'a> {
+    /// The frontend's configuration.
+    pub(crate) config: Option<&'a [u8]>,
+    /// Cache records.
+    pub(crate) cache: Option<&'a [u8]>,
+}
+
+/// Key of the cache records in a configuration, base64.
+const CACHE_KEY: &str = "moby.buildkit.cache.v0";
+
 /// The configuration's bytes.
 pub(crate) fn finish(
-    given: Option<&[u8]>,
+    given: Given<'_>,
     platform: &Platform,
     layers: &[LayerFacts],
     epoch: Option<i64>,
 ) -> Result<Vec<u8>, Failure> {
-    let mut config = match given {
+    let mut config = match given.config {
         Some(bytes) if bytes == b"null" => {
             return Err(Failure::new("invalid null image config for export"));
         }
@@ -60,6 +74,9 @@ pub(crate) fn finish(
         },
     );
     config.insert("created".into(), created);
+    if let Some(cache) = given.cache {
+        config.insert(CACHE_KEY.into(), STANDARD.encode(cache).into());
+    }
     let mut sorted: Vec<(String, Value)> = config.into_iter().collect();
     sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
     let sorted: Map<String, Value> = sorted.into_iter().collect();
@@ -183,13 +200,17 @@ mod tests {
         }
     }
 
+    fn given_by(config: &[u8]) -> Given<'_> {
+        let config = Some(config);
+        Given {
+            config,
+            cache: None,
+        }
+    }
+
     fn finished(given: &Value, layers: &[LayerFacts]) -> Value {
-        let bytes = finish(
-            Some(given.to_string().as_bytes()),
-            &Platform::host(),
-            layers,
-            None,
-        );
+        let given = given.to_string();
+        let bytes = finish(given_by(given.as_bytes()), &Platform::host(), layers, None);
         serde_json::from_slice(&bytes.unwrap()).unwrap()
     }
 
@@ -237,6 +258,17 @@ mod tests {
         assert_eq!(config["rootfs"]["diff_ids"], Value::Null);
         assert_eq!(config["history"], Value::Null);
         assert_eq!(config["x.y"], 1);
-        assert!(finish(Some(b"null"), &Platform::host(), &[], None).is_err());
+        assert!(finish(given_by(b"null"), &Platform::host(), &[], None).is_err());
+    }
+
+    #[test]
+    fn cache_records_stand_in_the_configuration() {
+        let given = Given {
+            cache: Some(b"[]"),
+            ..given_by(b"{}")
+        };
+        let bytes = finish(given, &Platform::host(), &[], None).unwrap();
+        let config: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(config[CACHE_KEY], STANDARD.encode("[]"));
     }
 }

@@ -108,7 +108,11 @@ async fn make_one(
             }
         })
         .collect();
-    let config = config::finish(result.config.as_deref(), &result.platform, &facts, epoch)?;
+    let given = config::Given {
+        config: result.config.as_deref(),
+        cache: result.cache.as_deref(),
+    };
+    let config = config::finish(given, &result.platform, &facts, epoch)?;
     let config_type = if options.oci_types {
         OCI_CONFIG
     } else {

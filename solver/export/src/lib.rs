@@ -52,6 +52,8 @@ pub struct PlatformResult {
     pub snapshot: Snapshot,
     /// The image configuration that the frontend made.
     pub config: Option<Bytes>,
+    /// Cache records to write into the image configuration.
+    pub cache: Option<Bytes>,
 }
 
 /// Surroundings of an export.

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use shipway_backend::session::FileStat;
 use shipway_model::op::SourceOp;
+use shipway_model::policy::Policy;
 use shipway_model::progress::Warning;
-use shipway_model::{Definition, Digest, Failure, Platform};
+use shipway_model::{CacheEntry, Definition, Digest, Failure, Platform};
 
 /// A lazy result: its name in the build, and the graph that makes it.
 #[derive(Debug, Clone)]
@@ -19,10 +20,14 @@ pub struct Ref {
 }
 
 /// How a definition is solved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SolveOptions {
     /// Run it now, instead of when somebody needs it.
     pub evaluate: bool,
+    /// Caches to look for results in, from now on.
+    pub cache_imports: Vec<CacheEntry>,
+    /// Rules about sources, beside the build's own.
+    pub policies: Vec<Policy>,
 }
 
 /// Where an image's configuration is looked up.
@@ -50,6 +55,8 @@ pub struct ResolveRequest {
     pub log_name: String,
     /// `(session id, store)` where the image lies in a client's OCI layout.
     pub oci_layout: Option<(String, String)>,
+    /// Rules about sources, beside the build's own.
+    pub policies: Vec<Policy>,
 }
 
 /// An image's configuration.
@@ -61,6 +68,8 @@ pub struct ResolvedConfig {
     pub digest: Digest,
     /// The configuration's bytes.
     pub config: Bytes,
+    /// A source of another kind that a policy puts in the image's place; then nothing else is known.
+    pub replaced: Option<SourceOp>,
 }
 
 /// What is known of a source beside its content.

@@ -3,6 +3,7 @@
 
 pub mod bridge;
 pub mod dockerfile;
+mod imports;
 pub mod result;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ pub use bridge::{
     Bridge, DirEntry, GitMeta, GitObjects, HttpMeta, Ref, ResolveMode, ResolveRequest,
     ResolvedConfig, SolveOptions, SourceMeta,
 };
+pub use imports::cache_imports;
 pub use result::{FrontendResult, Refs};
 
 /// What a frontend is asked.

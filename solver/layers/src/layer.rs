@@ -65,16 +65,7 @@ impl Layer {
     /// A layer that is fetched when it is needed.
     #[must_use]
     pub fn lazy(provider: Arc<dyn Provider>) -> Self {
-        let blob = BlobRecord {
-            options: None,
-            descriptor: provider.descriptor().clone(),
-            diff_id: provider.diff_id(),
-        };
-        let meta = LayerMeta {
-            diff_id: Some(provider.diff_id()),
-            blobs: vec![blob],
-            ..LayerMeta::default()
-        };
+        let meta = LayerMeta::of_blob(provider.descriptor(), provider.diff_id());
         Self(Arc::new(Inner {
             ready: OnceCell::new(),
             provider: Some(provider),

@@ -15,6 +15,6 @@ pub use usage::measure;
 pub use blob::{BlobOptions, ChunkSink, ChunkStream, Level, StreamReader};
 pub use layer::{Layer, Provider};
 pub use manager::{Building, LayerError, Layers};
-pub use meta::{BlobRecord, LayerMeta};
+pub use meta::{BlobRecord, CREATED_AT, DESCRIPTION, LayerMeta};
 pub use need::{Need, NoReport, Report};
 pub use snapshot::{SavedLayer, SavedSnapshot, Snapshot};

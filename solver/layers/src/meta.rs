@@ -28,6 +28,30 @@ pub struct LayerMeta {
     pub description: String,
 }
 
+/// Annotation of a blob with the time when its layer was made, RFC 3339 (BuildKit's caches).
+pub const CREATED_AT: &str = "buildkit/createdat";
+/// Annotation of a blob with what made its layer.
+pub const DESCRIPTION: &str = "buildkit/description";
+
+impl LayerMeta {
+    /// What is known of a layer that comes as a blob of somebody else's.
+    #[must_use]
+    pub fn of_blob(blob: &Descriptor, diff_id: Digest) -> Self {
+        let annotation = |key: &str| blob.annotations.get(key);
+        let record = BlobRecord {
+            options: None,
+            descriptor: blob.clone(),
+            diff_id,
+        };
+        Self {
+            diff_id: Some(diff_id),
+            blobs: vec![record],
+            created: annotation(CREATED_AT).and_then(|text| text.parse().ok()),
+            description: annotation(DESCRIPTION).cloned().unwrap_or_default(),
+        }
+    }
+}
+
 /// One blob of a layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BlobRecord {

@@ -74,6 +74,7 @@ pub const LLB: &[&str] = &[
     "exporter.image.annotations",
     "exporter.sourcedateepoch",
     "exporter.multiple",
+    "source.policy",
 ];
 
 /// Capabilities of the gateway: what a frontend may ask of the daemon.
@@ -96,6 +97,7 @@ pub const GATEWAY: &[&str] = &[
     "gateway.evaluate",
     "gateway.warnings",
     "source.metaresolver",
+    "importcaches",
 ];
 
 /// The first capability that `wanted` names and `offered` lacks.

@@ -14,10 +14,12 @@ pub mod decode;
 pub mod encode;
 pub mod git;
 mod limits;
+mod rewrite;
 
 pub use build::{Graph, State, VertexOptions};
 pub use decode::{InvalidDefinition, InvalidOp, decode};
 pub use encode::{encode, encode_bytes};
+pub use rewrite::replace_sources;
 
 /// Key of a vertex's description that holds the name shown in progress displays.
 pub const CUSTOM_NAME: &str = "llb.customname";

@@ -232,7 +232,7 @@ pub enum ContentCache {
 }
 
 /// Fetch something from outside.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SourceOp {
     /// `scheme://rest`.
     pub identifier: String,

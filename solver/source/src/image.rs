@@ -11,12 +11,14 @@ use shipway_engine::{CacheMap, OpContext, Operation, VertexInfo};
 use shipway_layers::{Layer, Snapshot};
 use shipway_model::failure::FailureKind;
 use shipway_model::image::chain_ids;
-use shipway_model::{Failure, ImageRef, Platform};
+use shipway_model::{Descriptor, Digest, Failure, ImageRef, Platform};
 use tokio::sync::OnceCell;
 
 use crate::Env;
 use crate::resolve::{Lookup, LookupEnv, ResolvedImage};
 use crate::unpack::ImageLayer;
+
+pub use crate::unpack::unpacked;
 
 /// An image as a source.
 pub struct ImageSource {
@@ -150,11 +152,32 @@ pub(crate) fn layers_of(
     Snapshot::new(layers)
 }
 
+/// A layer of an imported cache, which is fetched from `registry` under the name `image` when it is needed. `origin` is
+/// what the cache remembers of where it is from.
+#[must_use]
+pub fn cached_layer(
+    registry: &Arc<dyn Registry>,
+    image: &ImageRef,
+    origin: &str,
+    blob: &Descriptor,
+    ids: (Digest, Digest),
+) -> Layer {
+    let (diff_id, chain_id) = ids;
+    Layer::lazy(Arc::new(ImageLayer {
+        image: image.clone(),
+        descriptor: blob.clone(),
+        diff_id,
+        chain_id: Some(chain_id),
+        registry: Arc::clone(registry),
+        origin: origin.to_owned(),
+    }))
+}
+
 /// A layer of an image as the cache recorded it.
 pub fn saved_layer(
     registry: &Arc<dyn shipway_backend::Registry>,
-    blob: shipway_model::Descriptor,
-    diff_id: shipway_model::Digest,
+    blob: Descriptor,
+    diff_id: Digest,
     image: &str,
 ) -> Result<Layer, Failure> {
     let reference = image

@@ -95,6 +95,28 @@ impl LayoutImage {
     }
 }
 
+/// A content store of a client, such as `local:<directory>`, as a registry that can only be read. It is asked of these
+/// sessions, in order.
+#[must_use]
+pub fn client_store(
+    sessions: Arc<dyn Sessions>,
+    ids: Vec<Arc<str>>,
+    store: &str,
+) -> Arc<dyn Registry> {
+    let store = store.to_owned();
+    Arc::new(LayoutStore {
+        sessions,
+        ids,
+        store,
+    })
+}
+
+/// What the cache remembers of where a layer of a client's content store is from.
+#[must_use]
+pub fn origin_of(store: &str) -> String {
+    format!("{ORIGIN}{store}")
+}
+
 impl LayoutStore {
     async fn files(&self, id: &str) -> Result<Arc<dyn Files>, BackendError> {
         Ok(self.sessions.get(id, SESSION_PATIENCE).await?.files())

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use shipway_backend::{ByteStream, LayerId, MountSpec, Registry};
-use shipway_layers::{BlobRecord, LayerMeta, Layers, Need, Provider, StreamReader};
+use shipway_layers::{LayerMeta, Layers, Need, Provider, StreamReader};
 use shipway_model::{Descriptor, Digest, Failure, ImageRef};
 use shipway_tree::{Composer, Expected, Limits, Stack, extract_layer};
 
@@ -78,9 +78,7 @@ impl ImageLayer {
         {
             return Ok(Some(id));
         }
-        let text = std::fs::read_to_string(unpacked_file(layers, &self.diff_id)?);
-        let id = text.ok().and_then(|text| text.parse().ok()).map(LayerId);
-        Ok(id.filter(|&id| layers.store().path(id).is_ok()))
+        unpacked(layers, &self.diff_id)
     }
 
     /// The layer as containerd's own overlayfs snapshotter has unpacked it in this namespace: its files are linked, so that
@@ -129,16 +127,14 @@ impl ImageLayer {
 
     /// What is known of the layer before anything is unpacked.
     fn meta(&self) -> LayerMeta {
-        let blob = BlobRecord {
-            options: None,
-            descriptor: self.descriptor.clone(),
-            diff_id: self.diff_id,
-        };
+        let known = LayerMeta::of_blob(&self.descriptor, self.diff_id);
+        let description = format!("pulled layer {}", self.diff_id);
         LayerMeta {
-            diff_id: Some(self.diff_id),
-            blobs: vec![blob],
-            created: Some(Timestamp::now()),
-            description: format!("pulled layer {}", self.diff_id),
+            created: known.created.or_else(|| Some(Timestamp::now())),
+            description: Some(known.description)
+                .filter(|text| !text.is_empty())
+                .unwrap_or(description),
+            ..known
         }
     }
 
@@ -202,6 +198,13 @@ fn top_lower(mounts: &[MountSpec]) -> Option<PathBuf> {
         "bind" | "rbind" => Some(PathBuf::from(&mount.source)),
         _ => None,
     }
+}
+
+/// The layer that an archive was unpacked to, where it still is.
+pub fn unpacked(layers: &Layers, diff_id: &Digest) -> Result<Option<LayerId>, Failure> {
+    let text = std::fs::read_to_string(unpacked_file(layers, diff_id)?);
+    let id = text.ok().and_then(|text| text.parse().ok()).map(LayerId);
+    Ok(id.filter(|&id| layers.store().path(id).is_ok()))
 }
 
 /// The file that says which layer holds an archive.

@@ -7,8 +7,9 @@ use shipway_build::{Plan, Request};
 use shipway_export::ExportRequest;
 use shipway_frontend::FrontendRequest;
 use shipway_model::failure::FailureKind;
-use shipway_model::{Definition, Failure};
-use shipway_proto::{control, pb};
+use shipway_model::policy::{Action, Condition, Constraint, MatchKind, Policy, Rule, Selector};
+use shipway_model::{CacheEntry, Definition, Failure};
+use shipway_proto::{control, pb, sourcepolicy};
 
 /// The request's meaning.
 pub fn request(wire: control::SolveRequest, namespace: Namespace) -> Result<Request, Failure> {
@@ -18,6 +19,7 @@ pub fn request(wire: control::SolveRequest, namespace: Namespace) -> Result<Requ
     }
     let exporters = exporters(&wire);
     let inputs = inputs(&wire.frontend_inputs)?;
+    let (cache_exports, cache_imports) = caches(wire.cache.unwrap_or_default());
     let plan = match (&wire.definition, wire.frontend.as_str()) {
         (Some(definition), "") if !definition.def.is_empty() => {
             Plan::Definition(decode(definition)?)
@@ -38,6 +40,9 @@ pub fn request(wire: control::SolveRequest, namespace: Namespace) -> Result<Requ
         plan,
         options: wire.frontend_attrs,
         exporters,
+        source_policy: policy(wire.source_policy.as_ref())?,
+        cache_imports,
+        cache_exports,
         entitlements: wire.entitlements,
         internal: wire.internal,
     })
@@ -68,13 +73,6 @@ fn refuse(wire: &control::SolveRequest) -> Result<(), Failure> {
             format!("{what} is not supported"),
         ))
     };
-    if wire
-        .source_policy
-        .as_ref()
-        .is_some_and(|policy| !policy.rules.is_empty())
-    {
-        return unsupported("a source policy".into());
-    }
     if !wire.source_policy_session.is_empty() {
         return unsupported("a source policy session".into());
     }
@@ -84,11 +82,97 @@ fn refuse(wire: &control::SolveRequest) -> Result<(), Failure> {
     if wire.proxy_network {
         return unsupported("the proxy network".into());
     }
-    let exports = wire.cache.iter().flat_map(|cache| &cache.exports);
-    match exports.into_iter().next() {
-        Some(export) => unsupported(format!("cache export of type {:?}", export.r#type)),
-        None => Ok(()),
-    }
+    Ok(())
+}
+
+/// Policies, each rule checked.
+pub fn policies(wire: &[sourcepolicy::Policy]) -> Result<Vec<Policy>, Failure> {
+    wire.iter().map(|each| policy(Some(each))).collect()
+}
+
+fn policy(wire: Option<&sourcepolicy::Policy>) -> Result<Policy, Failure> {
+    let rules = wire.map_or(&[] as &[_], |policy| &policy.rules);
+    let rules = rules.iter().map(rule);
+    Ok(Policy {
+        rules: rules.collect::<Result<_, _>>()?,
+    })
+}
+
+fn rule(wire: &sourcepolicy::Rule) -> Result<Rule, Failure> {
+    use sourcepolicy::{MatchType, PolicyAction};
+    let selector = wire.selector.as_ref();
+    let selector = selector.ok_or_else(|| invalid("invalid nil selector in policy"))?;
+    let action = PolicyAction::try_from(wire.action);
+    let action = match action.map_err(|_| unknown("action", wire.action))? {
+        PolicyAction::Allow => Action::Allow,
+        PolicyAction::Deny => Action::Deny,
+        PolicyAction::Convert => {
+            let updates = wire.updates.as_ref();
+            let updates = updates.ok_or_else(|| invalid("missing destination for convert rule"))?;
+            Action::Convert {
+                identifier: updates.identifier.clone(),
+                attrs: updates.attrs.clone(),
+            }
+        }
+    };
+    let kind = MatchType::try_from(selector.match_type);
+    let kind = match kind.map_err(|_| unknown("match type", selector.match_type))? {
+        MatchType::Wildcard => MatchKind::Wildcard,
+        MatchType::Exact => MatchKind::Exact,
+        MatchType::Regex => MatchKind::Regex,
+    };
+    let constraints = selector.constraints.iter().map(constraint);
+    Ok(Rule {
+        action,
+        selector: Selector {
+            identifier: selector.identifier.clone(),
+            kind,
+            constraints: constraints.collect::<Result<_, Failure>>()?,
+        },
+    })
+}
+
+fn unknown(what: &str, number: i32) -> Failure {
+    invalid(format!("source policy: unknown {what} {number}"))
+}
+
+fn constraint(wire: &sourcepolicy::AttrConstraint) -> Result<Constraint, Failure> {
+    use sourcepolicy::AttrMatch;
+    let condition = AttrMatch::try_from(wire.condition);
+    let condition = match condition.map_err(|_| unknown("attr condition", wire.condition))? {
+        AttrMatch::Equal => Condition::Equal,
+        AttrMatch::Notequal => Condition::NotEqual,
+        AttrMatch::Matches => Condition::Matches,
+    };
+    Ok(Constraint {
+        key: wire.key.clone(),
+        value: wire.value.clone(),
+        condition,
+    })
+}
+
+/// The caches to export and to import; those of older clients' fields come last.
+fn caches(wire: control::CacheOptions) -> (Vec<CacheEntry>, Vec<CacheEntry>) {
+    let registry = |mut attrs: BTreeMap<String, String>, reference: String| {
+        attrs.insert("ref".to_owned(), reference);
+        CacheEntry {
+            kind: "registry".to_owned(),
+            attrs,
+        }
+    };
+    let entries = |wire: Vec<control::CacheOptionsEntry>| {
+        wire.into_iter().map(|entry| CacheEntry {
+            kind: entry.r#type,
+            attrs: entry.attrs,
+        })
+    };
+    let old = Some(wire.export_ref_deprecated).filter(|reference| !reference.is_empty());
+    let old = old.map(|reference| registry(wire.export_attrs_deprecated, reference));
+    let exports = entries(wire.exports).chain(old).collect();
+    let old = wire.import_refs_deprecated.into_iter();
+    let old = old.map(|reference| registry(BTreeMap::new(), reference));
+    let imports = entries(wire.imports).chain(old).collect();
+    (exports, imports)
 }
 
 /// The exporters asked for; the deprecated single one repeats the first, and counts only where it stands alone.
@@ -137,21 +221,13 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_named() {
-        let entry = control::CacheOptionsEntry {
-            r#type: "s3".into(),
-            attrs: BTreeMap::new(),
-        };
-        let cache = control::CacheOptions {
-            exports: vec![entry],
-            ..Default::default()
-        };
         let wire = control::SolveRequest {
-            cache: Some(cache),
+            enable_session_exporter: true,
             ..Default::default()
         };
         assert_eq!(
             &*refuse(&wire).unwrap_err().message,
-            "cache export of type \"s3\" is not supported"
+            "the session exporter is not supported"
         );
     }
 }

@@ -38,6 +38,7 @@ struct State {
     secrets: BTreeMap<String, Vec<u8>>,
     credentials: BTreeMap<String, Credentials>,
     blobs: BTreeMap<(String, Digest), Bytes>,
+    uploads: BTreeMap<String, Bytes>,
     received: Vec<Received>,
 }
 
@@ -121,6 +122,11 @@ impl FakeSession {
         let digest = Digest::of(&data);
         lock(&self.state).blobs.insert((store.into(), digest), data);
         digest
+    }
+
+    /// Lets a stream be pulled from it, once.
+    pub fn put_upload(&self, path: &str, data: impl Into<Bytes>) {
+        lock(&self.state).uploads.insert(path.into(), data.into());
     }
 
     /// What it was sent so far.
@@ -248,6 +254,13 @@ impl Files for FakeSession {
         }
         self.put_blob(store, bytes);
         Ok(())
+    }
+
+    async fn pull(&self, host: &str, path: &str) -> Result<ByteStream, BackendError> {
+        let attempt = format!("pulling {path} of {host} from the client");
+        let missing = || BackendError::new(ErrorKind::NotFound, attempt);
+        let data = lock(&self.state).uploads.remove(path).ok_or_else(missing)?;
+        Ok(stream([data]))
     }
 }
 

@@ -144,6 +144,13 @@ impl Lowering<'_> {
         };
         let answer = self.resolver.image_config(request).await;
         let resolved = answer.map_err(|source| self.not_resolved(&wanted.name, source))?;
+        if let Some(other) = &resolved.replaced {
+            let reference = &resolved.reference;
+            let text = format!(
+                "ref mutated by policy to non-image: docker-image://{reference} -> {other}"
+            );
+            return Err(self.not_resolved(&wanted.name, shipway_model::Failure::new(text)));
+        }
         let (reference, image) = parse_image(&resolved)?;
         let image = Box::new(image);
         Ok(Base::Image { reference, image })

@@ -279,6 +279,16 @@ impl Lowering<'_> {
         };
         let resolved = self.resolver.image_config(request).await;
         let resolved = resolved.map_err(|error| Error::new(ErrorKind::Failed(error)))?;
+        if let Some(other) = &resolved.replaced {
+            let (kind, rest) = other
+                .split_once("://")
+                .ok_or_else(|| failed(format!("could not parse ref: {other}")))?;
+            let context = NamedContext {
+                input: format!("{kind}:{rest}"),
+                ..context.clone()
+            };
+            return Box::pin(self.load_context(&context)).await;
+        }
         let mut image = parse_config(&resolved.config)?;
         image.created = None;
         let options = VertexOptions::named(format!("{label} {name}"));

@@ -37,6 +37,7 @@ impl MetaResolver for Images {
             reference: request.reference,
             digest,
             config,
+            replaced: None,
         })
     }
 

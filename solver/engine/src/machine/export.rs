@@ -61,7 +61,15 @@ impl<V: Clone> Machine<V> {
     /// The key with a record, if there is one.
     fn best_key(&self, id: NodeId) -> Option<(KeyId, Vec<Record>)> {
         let keys = self.nodes[id].own.iter();
-        let keyed = keys.map(|&key| (key, self.index.records(&key)));
+        let sources = self.sources(id);
+        let keyed = keys.map(|&key| {
+            let mut records = self.index.records(&key);
+            if records.is_empty() {
+                // A step that an imported cache answered without anybody needing its result.
+                records.extend(sources.iter().flat_map(|s| s.index().records(&key)));
+            }
+            (key, records)
+        });
         keyed.max_by_key(|(_, records)| records.first().map(|r| r.created_at))
     }
 

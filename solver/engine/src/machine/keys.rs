@@ -161,7 +161,7 @@ impl<V: Clone> Machine<V> {
         self.mark(id);
     }
 
-    fn sources(&self, id: NodeId) -> Vec<&Source<V>> {
+    pub(super) fn sources(&self, id: NodeId) -> Vec<&Source<V>> {
         if self.imports == 0 {
             return Vec::new();
         }

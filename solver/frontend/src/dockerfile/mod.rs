@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use shipway_dockerfile::{BuildOptions, Error, ErrorKind, Lowered, Outcome, Request, lower};
 use shipway_model::definition::SourceInfo;
-use shipway_model::{Failure, FailureDetail, Platform};
+use shipway_model::{CacheEntry, Failure, FailureDetail, Platform};
 
 use crate::result::{BASE_CONFIG_KEY, CONFIG_KEY, PLATFORMS_KEY, PlatformEntry, Platforms, Refs};
 use crate::{Bridge, Frontend, FrontendRequest, FrontendResult, SolveOptions};
@@ -33,6 +33,7 @@ impl Frontend for Dockerfile {
         check_capabilities(request.options.get("frontend.caps"))?;
         let question = request.options.get("requestid");
         let question = question.map(|name| Subrequest::named(name)).transpose()?;
+        let imports = crate::cache_imports(&request.options)?;
         let options = BuildOptions::parse(&request.options, bridge.session(), &Platform::host());
         let options = options.map_err(|e| failure(&e, None))?;
         let files = Files::fetch(&*bridge, &options, &request.inputs).await?;
@@ -53,7 +54,7 @@ impl Frontend for Dockerfile {
         files.warn(&*bridge, &warnings);
         let info = Arc::new(files.dockerfile);
         let lowered = result.map_err(|e| failure(&e, Some(&info)))?;
-        solve_all(&*bridge, &options, lowered).await
+        solve_all(&*bridge, &options, imports, lowered).await
     }
 }
 
@@ -77,6 +78,7 @@ fn failure(error: &Error, info: Option<&Arc<SourceInfo>>) -> Failure {
 async fn solve_all(
     bridge: &dyn Bridge,
     options: &BuildOptions,
+    imports: Vec<CacheEntry>,
     lowered: Vec<Lowered>,
 ) -> Result<FrontendResult, Failure> {
     let mut metadata = BTreeMap::new();
@@ -103,9 +105,11 @@ async fn solve_all(
         if let Some(epoch) = each.epoch {
             metadata.insert(key("source.date.epoch"), Bytes::from(epoch.to_string()));
         }
-        let solved = bridge
-            .solve(each.definition, SolveOptions::default())
-            .await?;
+        let how = SolveOptions {
+            cache_imports: imports.clone(),
+            ..SolveOptions::default()
+        };
+        let solved = bridge.solve(each.definition, how).await?;
         refs.push((id.clone(), solved));
         platforms.platforms.push(PlatformEntry { id, platform });
     }

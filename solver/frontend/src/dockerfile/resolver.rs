@@ -31,12 +31,14 @@ impl MetaResolver for BridgeResolver<'_> {
             mode,
             log_name: request.log_name,
             oci_layout: request.layout,
+            policies: Vec::new(),
         });
         let found = found.await?;
         Ok(ResolvedImage {
             reference: found.reference,
             digest: Some(found.digest),
             config: found.config.to_vec(),
+            replaced: found.replaced.map(|source| source.identifier),
         })
     }
 

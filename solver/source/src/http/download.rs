@@ -3,6 +3,7 @@
 //! `<scratch>/http/<digest of what is asked for>.json` remembers the last download: its ETag, digest, name, time and layer.
 //! Losing one costs a download. A file that has not changed keeps its layer, so that a result made of it stays one.
 
+use std::collections::BTreeMap;
 use std::fs::{FileTimes, OpenOptions};
 use std::io::{Read, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -19,12 +20,16 @@ use shipway_model::{Digest, Failure};
 
 use super::HttpFile;
 use super::name::file_name;
+use crate::env::SESSION_PATIENCE;
 use crate::{Env, turns};
 
 /// Permission bits of a file where none are asked for.
 const DEFAULT_MODE: u32 = 0o600;
 
 const NOT_MODIFIED: u16 = 304;
+
+/// Host of URLs that stand for streams of the client (BuildKit's upload service).
+const UPLOADS: &str = "buildkit-session";
 
 /// A file that was fetched.
 #[derive(Debug, Clone)]
@@ -98,12 +103,45 @@ impl HttpFile {
                 .headers
                 .push(("If-None-Match".into(), record.etag.clone()));
         }
-        let response = env.web.send(conditional).await?;
+        let response = match self.upload(env, sessions).await {
+            Some(response) => response?,
+            None => env.web.send(conditional).await?,
+        };
         match (response.status, known) {
             (NOT_MODIFIED, Some((record, layer))) => Ok(fetched(&record, layer)),
             (200..=299, known) => self.save(env, response, known, &file).await,
             (status, _) => Err(Failure::new(format!("invalid response status {status}"))),
         }
+    }
+
+    /// What a client hands over under a URL of its session; `None` for other URLs.
+    async fn upload(
+        &self,
+        env: &Env,
+        sessions: &[Arc<str>],
+    ) -> Option<Result<WebResponse, Failure>> {
+        let path = self.url.strip_prefix("http://")?.strip_prefix(UPLOADS)?;
+        if !path.starts_with('/') {
+            return None;
+        }
+        let mut last = Failure::new("no active sessions");
+        for id in sessions {
+            let asked = async {
+                let session = env.sessions.get(id, SESSION_PATIENCE).await?;
+                session.files().pull(UPLOADS, path).await
+            };
+            match asked.await {
+                Ok(body) => {
+                    return Some(Ok(WebResponse {
+                        status: 200,
+                        headers: BTreeMap::new(),
+                        body,
+                    }));
+                }
+                Err(error) => last = error.into(),
+            }
+        }
+        Some(Err(last))
     }
 
     fn record_file(&self, env: &Env) -> Result<PathBuf, Failure> {
