@@ -35,6 +35,7 @@ const LEVELS: &[&[&str]] = &[
         "shipway-containerd",
         "shipway-session",
         "shipway-registry",
+        "shipway-gateway",
     ],
     &[
         "shipway-source",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use shipway_build::Build;
+use shipway_build::{Build, Builder, Call, Caller};
 use shipway_frontend::{
     Bridge, FrontendRequest, FrontendResult, Refs, ResolveMode, ResolveRequest, SolveOptions,
     SourceMeta,
@@ -13,16 +13,16 @@ use shipway_frontend::{
 use shipway_model::failure::FailureKind;
 use shipway_model::op::SourceOp;
 use shipway_model::progress::Warning;
-use shipway_model::{CacheEntry, Digest, Failure, Platform};
+use shipway_model::{CacheEntry, Digest, Failure};
 use shipway_proto::gateway as wire;
 use shipway_proto::gateway::llb_bridge_server::LlbBridge;
 use shipway_proto::{apicaps, pb};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::Endpoint;
 use crate::wire::failure::{from_wire, to_status};
 use crate::wire::{progress, result, solve};
+use crate::{Endpoint, Workers, containers, exec};
 
 /// How long a call waits for its build.
 const BUILD_PATIENCE: Duration = Duration::from_secs(3);
@@ -30,19 +30,74 @@ const BUILD_PATIENCE: Duration = Duration::from_secs(3);
 /// Header that names a call's build.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
 
-impl Endpoint {
-    async fn build_of(&self, metadata: &MetadataMap) -> Result<Arc<Build>, Status> {
-        let id = metadata.get(BUILD_ID).and_then(|id| id.to_str().ok());
-        let id = id.ok_or_else(|| Status::unknown("no buildid found in context"))?;
-        self.builder
-            .find(id, BUILD_PATIENCE)
-            .await
-            .map_err(|e| to_status(&e))
+/// Answers the bridge's calls.
+#[derive(Clone)]
+pub(crate) struct BridgeService {
+    callers: Callers,
+    workers: Workers,
+}
+
+/// Who calls.
+#[derive(Clone)]
+enum Callers {
+    /// Clients; each call names its build.
+    Clients(Arc<Builder>),
+    /// One frontend.
+    Frontend(Caller),
+}
+
+/// A caller, whose call is being answered while this lives.
+pub(crate) struct Calling {
+    pub(crate) caller: Caller,
+    _call: Call,
+}
+
+impl std::ops::Deref for Calling {
+    type Target = Build;
+
+    fn deref(&self) -> &Build {
+        &self.caller.build
+    }
+}
+
+impl BridgeService {
+    /// For the clients of a socket.
+    pub(crate) fn of_clients(endpoint: &Endpoint) -> Self {
+        Self {
+            callers: Callers::Clients(Arc::clone(&endpoint.builder)),
+            workers: endpoint.workers(),
+        }
+    }
+
+    /// For one frontend in a container.
+    pub(crate) fn of_frontend(caller: Caller, workers: Workers) -> Self {
+        Self {
+            callers: Callers::Frontend(caller),
+            workers,
+        }
+    }
+
+    pub(crate) async fn caller(&self, metadata: &MetadataMap) -> Result<Calling, Status> {
+        let caller = match &self.callers {
+            Callers::Frontend(caller) => caller.clone(),
+            Callers::Clients(builder) => {
+                let id = metadata.get(BUILD_ID).and_then(|id| id.to_str().ok());
+                let id = id.ok_or_else(|| Status::unknown("no buildid found in context"))?;
+                let build = builder.find(id, BUILD_PATIENCE).await;
+                let build = build.map_err(|e| to_status(&e))?;
+                Caller {
+                    conversation: Arc::clone(build.conversation()),
+                    build,
+                }
+            }
+        };
+        let _call = caller.conversation.call();
+        Ok(Calling { caller, _call })
     }
 
     async fn solved(
         &self,
-        build: &Arc<Build>,
+        build: &Calling,
         request: wire::SolveRequest,
     ) -> Result<FrontendResult, Failure> {
         let evaluate = request.evaluate;
@@ -80,7 +135,8 @@ impl Endpoint {
                     options: request.frontend_opt,
                     inputs,
                 };
-                let result = build.frontend(name, request).await?;
+                let asked = &build.caller.build;
+                let result = asked.solve_frontend(name, request).await?;
                 if evaluate {
                     build.evaluate_result(&result).await?;
                 }
@@ -99,16 +155,6 @@ fn caps(ids: &[&str]) -> Vec<apicaps::ApiCap> {
     each.collect()
 }
 
-fn platform(wire: Option<pb::Platform>) -> Option<Platform> {
-    wire.map(|wire| Platform {
-        architecture: wire.architecture,
-        os: wire.os,
-        os_version: wire.os_version,
-        os_features: wire.os_features,
-        variant: wire.variant,
-    })
-}
-
 fn mode(text: &str) -> Result<ResolveMode, Failure> {
     match text {
         "" | "default" => Ok(ResolveMode::Default),
@@ -116,6 +162,14 @@ fn mode(text: &str) -> Result<ResolveMode, Failure> {
         "local" => Ok(ResolveMode::PreferLocal),
         other => Err(Failure::new(format!("invalid resolvemode: {other}"))),
     }
+}
+
+/// `(offset, length)` of a part of a file.
+fn range(wire: wire::FileRange) -> Result<(u64, u64), Status> {
+    let number = |value: i64| {
+        u64::try_from(value).map_err(|_| Status::invalid_argument("a negative range of a file"))
+    };
+    Ok((number(wire.offset)?, number(wire.length)?))
 }
 
 /// What was found out about a git or http source.
@@ -183,12 +237,12 @@ async fn resolve_remote(
 }
 
 #[tonic::async_trait]
-impl LlbBridge for Endpoint {
+impl LlbBridge for BridgeService {
     async fn resolve_image_config(
         &self,
         request: Request<wire::ResolveImageConfigRequest>,
     ) -> Result<Response<wire::ResolveImageConfigResponse>, Status> {
-        let build = self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         let request = request.into_inner();
         let policies = solve::policies(&request.source_policies).map_err(|e| to_status(&e))?;
         // Resolver type 1 is a client's OCI layout.
@@ -196,7 +250,7 @@ impl LlbBridge for Endpoint {
             (request.resolver_type == 1).then_some((request.session_id, request.store_id));
         let asked = ResolveRequest {
             reference: request.r#ref,
-            platform: platform(request.platform),
+            platform: request.platform.map(containers::platform),
             mode: mode(&request.resolve_mode).map_err(|e| to_status(&e))?,
             log_name: request.log_name,
             oci_layout,
@@ -224,7 +278,7 @@ impl LlbBridge for Endpoint {
         &self,
         request: Request<wire::ResolveSourceMetaRequest>,
     ) -> Result<Response<wire::ResolveSourceMetaResponse>, Status> {
-        let build = self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         let mut request = request.into_inner();
         let policies = solve::policies(&request.source_policies).map_err(|e| to_status(&e))?;
         let source = request.source.take().unwrap_or_default();
@@ -247,7 +301,7 @@ impl LlbBridge for Endpoint {
         };
         let asked = ResolveRequest {
             reference: reference.to_owned(),
-            platform: platform(request.platform),
+            platform: request.platform.map(containers::platform),
             mode: mode(&request.resolve_mode).map_err(|e| to_status(&e))?,
             log_name: request.log_name,
             oci_layout: None,
@@ -292,7 +346,7 @@ impl LlbBridge for Endpoint {
         &self,
         request: Request<wire::SolveRequest>,
     ) -> Result<Response<wire::SolveResponse>, Status> {
-        let build = self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         let solved = self
             .solved(&build, request.into_inner())
             .await
@@ -308,14 +362,9 @@ impl LlbBridge for Endpoint {
         &self,
         request: Request<wire::ReadFileRequest>,
     ) -> Result<Response<wire::ReadFileResponse>, Status> {
-        let build = self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         let request = request.into_inner();
-        let range = request.range.map(|range| {
-            (
-                range.offset.max(0).cast_unsigned(),
-                range.length.max(0).cast_unsigned(),
-            )
-        });
+        let range = request.range.map(range).transpose()?;
         let read = async {
             let of = build.find_ref(&request.r#ref)?;
             build.read_file(&of, &request.file_path, range).await
@@ -328,7 +377,7 @@ impl LlbBridge for Endpoint {
         &self,
         request: Request<wire::ReadDirRequest>,
     ) -> Result<Response<wire::ReadDirResponse>, Status> {
-        let build = self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         let request = request.into_inner();
         let read = async {
             let of = build.find_ref(&request.r#ref)?;
@@ -345,7 +394,7 @@ impl LlbBridge for Endpoint {
         &self,
         request: Request<wire::StatFileRequest>,
     ) -> Result<Response<wire::StatFileResponse>, Status> {
-        let build = self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         let request = request.into_inner();
         let read = async {
             let of = build.find_ref(&request.r#ref)?;
@@ -361,10 +410,10 @@ impl LlbBridge for Endpoint {
         &self,
         request: Request<wire::EvaluateRequest>,
     ) -> Result<Response<wire::EvaluateResponse>, Status> {
-        let build = self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         let evaluated = async {
             let of = build.find_ref(&request.into_inner().r#ref)?;
-            Bridge::evaluate(&*build, &of).await
+            build.evaluate(&of).await
         };
         evaluated.await.map_err(|e| to_status(&e))?;
         Ok(Response::new(wire::EvaluateResponse {}))
@@ -374,11 +423,11 @@ impl LlbBridge for Endpoint {
         &self,
         request: Request<wire::PingRequest>,
     ) -> Result<Response<wire::PongResponse>, Status> {
-        self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         Ok(Response::new(wire::PongResponse {
             frontend_api_caps: caps(shipway_llb::caps::GATEWAY),
             llb_caps: caps(shipway_llb::caps::LLB),
-            workers: vec![self.worker().await?],
+            workers: vec![self.workers.record(build.namespace()).await?],
         }))
     }
 
@@ -386,14 +435,15 @@ impl LlbBridge for Endpoint {
         &self,
         request: Request<wire::ReturnRequest>,
     ) -> Result<Response<wire::ReturnResponse>, Status> {
-        let build = self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         let request = request.into_inner();
         let returned = match (request.error, request.result) {
             (Some(error), _) => Err(from_wire(error)),
             (None, Some(result)) => result::from_wire(result, &build),
-            (None, None) => Ok(FrontendResult::default()),
+            (None, None) => return Err(Status::invalid_argument("result is required")),
         };
-        build.give_back(returned);
+        let given = build.caller.conversation.give_back(returned);
+        given.map_err(|e| to_status(&e))?;
         Ok(Response::new(wire::ReturnResponse {}))
     }
 
@@ -401,60 +451,99 @@ impl LlbBridge for Endpoint {
         &self,
         request: Request<wire::InputsRequest>,
     ) -> Result<Response<wire::InputsResponse>, Status> {
-        // Inputs are for frontends in containers; a client knows its own.
-        self.build_of(request.metadata()).await?;
-        Ok(Response::new(wire::InputsResponse::default()))
+        let build = self.caller(request.metadata()).await?;
+        let inputs = build.caller.conversation.inputs().iter();
+        let definitions = inputs.map(|(name, graph)| (name.clone(), shipway_llb::encode(graph)));
+        Ok(Response::new(wire::InputsResponse {
+            definitions: definitions.collect(),
+        }))
     }
 
     async fn new_container(
         &self,
-        _request: Request<wire::NewContainerRequest>,
+        request: Request<wire::NewContainerRequest>,
     ) -> Result<Response<wire::NewContainerResponse>, Status> {
-        unsupported("NewContainer")
+        let build = self.caller(request.metadata()).await?;
+        let request = request.into_inner();
+        let filters = request.constraints.iter().flat_map(|c| &c.filter);
+        let filters: Vec<String> = filters.cloned().collect();
+        let worker = self.workers.record(build.namespace()).await?;
+        if !crate::workers::matches(&worker, &filters)? {
+            return Err(Status::not_found("no worker meets the constraints"));
+        }
+        let new = containers::new_container(request).map_err(|e| to_status(&e))?;
+        let made = build.caller.new_container(new).await;
+        made.map_err(|e| to_status(&e))?;
+        Ok(Response::new(wire::NewContainerResponse {}))
     }
 
     async fn release_container(
         &self,
-        _request: Request<wire::ReleaseContainerRequest>,
+        request: Request<wire::ReleaseContainerRequest>,
     ) -> Result<Response<wire::ReleaseContainerResponse>, Status> {
-        unsupported("ReleaseContainer")
+        let build = self.caller(request.metadata()).await?;
+        let id = request.into_inner().container_id;
+        let released = build.caller.conversation.release_container(&id).await;
+        released.map_err(|e| to_status(&e))?;
+        Ok(Response::new(wire::ReleaseContainerResponse {}))
     }
 
     type ExecProcessStream = BoxStream<'static, Result<wire::ExecMessage, Status>>;
 
     async fn exec_process(
         &self,
-        _request: Request<Streaming<wire::ExecMessage>>,
+        request: Request<Streaming<wire::ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
-        unsupported("ExecProcess")
+        let calling = self.caller(request.metadata()).await?;
+        Ok(Response::new(exec::answers(calling, request.into_inner())))
     }
 
     async fn read_file_container(
         &self,
-        _request: Request<wire::ReadFileRequest>,
+        request: Request<wire::ReadFileRequest>,
     ) -> Result<Response<wire::ReadFileResponse>, Status> {
-        unsupported("ReadFileContainer")
+        let build = self.caller(request.metadata()).await?;
+        let request = request.into_inner();
+        let range = request.range.map(range).transpose()?;
+        let place = containers::place(&request.r#ref, request.mount_index, &request.file_path)?;
+        let data = build.caller.read_container_file(place, range).await;
+        let data = data.map_err(|e| to_status(&e))?;
+        Ok(Response::new(wire::ReadFileResponse { data }))
     }
 
     async fn read_dir_container(
         &self,
-        _request: Request<wire::ReadDirRequest>,
+        request: Request<wire::ReadDirRequest>,
     ) -> Result<Response<wire::ReadDirResponse>, Status> {
-        unsupported("ReadDirContainer")
+        let build = self.caller(request.metadata()).await?;
+        let request = request.into_inner();
+        let place = containers::place(&request.r#ref, request.mount_index, &request.dir_path)?;
+        let pattern = &request.include_pattern;
+        let entries = build.caller.list_container_dir(place, pattern).await;
+        let entries = entries.map_err(|e| to_status(&e))?;
+        let entries = entries.into_iter().map(result::stat).collect();
+        Ok(Response::new(wire::ReadDirResponse { entries }))
     }
 
     async fn stat_file_container(
         &self,
-        _request: Request<wire::StatFileRequest>,
+        request: Request<wire::StatFileRequest>,
     ) -> Result<Response<wire::StatFileResponse>, Status> {
-        unsupported("StatFileContainer")
+        let build = self.caller(request.metadata()).await?;
+        let request = request.into_inner();
+        let place = containers::place(&request.r#ref, request.mount_index, &request.path)?;
+        let stat = build.caller.stat_container_path(place).await;
+        let stat = stat.map_err(|e| to_status(&e))?;
+        Ok(Response::new(wire::StatFileResponse {
+            stat: Some(result::stat(stat)),
+        }))
     }
 
     async fn warn(
         &self,
         request: Request<wire::WarnRequest>,
     ) -> Result<Response<wire::WarnResponse>, Status> {
-        let build = self.build_of(request.metadata()).await?;
+        let build = self.caller(request.metadata()).await?;
         let request = request.into_inner();
         let vertex: Digest =
             request

@@ -15,6 +15,7 @@ use shipway_proto::trace::trace_service_server::TraceServiceServer;
 use shipway_session::SessionHub;
 use tonic::service::Routes;
 
+use crate::bridge::BridgeService;
 use crate::content::ContentService;
 use crate::health::HealthService;
 use crate::trace::TraceCollector;
@@ -64,7 +65,7 @@ impl Endpoint {
         let control = ControlServer::new(self.clone())
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        let bridge = LlbBridgeServer::new(self.clone())
+        let bridge = LlbBridgeServer::new(BridgeService::of_clients(self))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
         let traces =

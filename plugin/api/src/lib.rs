@@ -2,13 +2,17 @@
 //! domain's terms and back; decides nothing about builds.
 
 mod bridge;
+mod containers;
 mod content;
 mod control;
 mod endpoint;
+mod exec;
 mod health;
+mod stdio;
 mod trace;
 pub mod wire;
 mod workers;
 
 pub use endpoint::{Endpoint, Identity};
-pub use workers::machine_platforms;
+pub use stdio::StdioBridge;
+pub use workers::{Workers, machine_platforms};

@@ -1,26 +1,38 @@
 //! The worker record of a socket: what nerdctl checks word for word, and buildx shows.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use serde_json::{Value, json};
+use shipway_backend::Host;
 use shipway_model::Platform;
 use shipway_proto::types::{BuildkitVersion, WorkerRecord};
 use tonic::Status;
 
-use crate::Endpoint;
 use crate::wire::failure::to_status;
+use crate::{Endpoint, Identity};
 
 /// Prefix of the worker's labels.
 const PREFIX: &str = "org.mobyproject.buildkit.worker.";
 
-impl Endpoint {
-    /// The record, with containerd's UUID as it is now.
-    pub(crate) async fn worker(&self) -> Result<WorkerRecord, Status> {
+/// What worker records are made of.
+#[derive(Clone)]
+pub struct Workers {
+    /// containerd.
+    pub host: Arc<dyn Host>,
+    /// How the daemon presents itself.
+    pub identity: Arc<Identity>,
+}
+
+impl Workers {
+    /// The record of a namespace, with containerd's UUID as it is now.
+    pub(crate) async fn record(&self, namespace: &str) -> Result<WorkerRecord, Status> {
         let uuid = self.host.uuid().await.map_err(|e| to_status(&e.into()))?;
         let identity = &self.identity;
         let own = [
             ("executor", "containerd"),
             ("containerd.uuid", uuid.as_str()),
-            ("containerd.namespace", &self.namespace.name),
+            ("containerd.namespace", namespace),
             ("snapshotter", &identity.snapshotter),
             ("hostname", &identity.hostname),
             ("network", &identity.network),
@@ -52,6 +64,60 @@ impl Endpoint {
             version: identity.version.clone(),
             revision: identity.revision.clone(),
             dockerfile_version: DOCKERFILE_SYNTAX.into(),
+        }
+    }
+
+    /// The record as frontends in containers are told it: a list in JSON.
+    pub(crate) async fn json(&self, namespace: &str) -> Result<String, Status> {
+        let record = self.record(namespace).await?;
+        let version = self.version();
+        let platforms: Vec<_> = self.identity.platforms.iter().map(platform_json).collect();
+        let list = json!([{
+            "id": record.id,
+            "labels": record.labels,
+            "platforms": platforms,
+            "gcPolicy": null,
+            "buildkitVersion": {
+                "package": version.package,
+                "version": version.version,
+                "revision": version.revision,
+                "dockerfileVersion": version.dockerfile_version,
+            },
+            "cdiDevices": null,
+        }]);
+        Ok(list.to_string())
+    }
+}
+
+/// A platform as the OCI image specification writes it.
+fn platform_json(platform: &Platform) -> Value {
+    let mut json = json!({"architecture": platform.architecture, "os": platform.os});
+    if !platform.variant.is_empty() {
+        json["variant"] = platform.variant.clone().into();
+    }
+    if !platform.os_version.is_empty() {
+        json["os.version"] = platform.os_version.clone().into();
+    }
+    if !platform.os_features.is_empty() {
+        json["os.features"] = platform.os_features.clone().into();
+    }
+    json
+}
+
+impl Endpoint {
+    /// The record of this socket's namespace.
+    pub(crate) async fn worker(&self) -> Result<WorkerRecord, Status> {
+        self.workers().record(&self.namespace.name).await
+    }
+
+    pub(crate) fn version(&self) -> BuildkitVersion {
+        self.workers().version()
+    }
+
+    pub(crate) fn workers(&self) -> Workers {
+        Workers {
+            host: Arc::clone(&self.host),
+            identity: Arc::clone(&self.identity),
         }
     }
 }

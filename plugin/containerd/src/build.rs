@@ -12,7 +12,7 @@ use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use prost_types::Any;
 use shipway_backend::{BackendError, BuildTask, ErrorKind, Executor, Process, Sandbox, StepIo};
-use shipway_step::{BuildContainer, StepSpec};
+use shipway_step::{BuildContainer, StepSpec, VisitSpec};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -20,7 +20,7 @@ use crate::connection::{once, repeat};
 use crate::error::failed;
 use crate::fifo;
 use crate::scope::Scope;
-use crate::step::{Name, Step};
+use crate::step::{Name, Recipe, Step};
 
 /// What containerd calls an OCI specification.
 pub(crate) const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -253,6 +253,21 @@ impl Sandbox for Build {
         let name = Name::of_exec(self.scope.clone(), &self.id, id);
         let step = Step::start(name, dir, step, io).await?;
         Ok(Box::new(step))
+    }
+
+    async fn enter(
+        &self,
+        id: &str,
+        visit: VisitSpec,
+        io: StepIo,
+    ) -> Result<Box<dyn Process>, BackendError> {
+        let name = Name::of_exec(self.scope.clone(), &self.id, id);
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(name.ended());
+        }
+        let recipe = Recipe::visit(&name, &visit)?;
+        let visitor = Step::enter(name, self.state.join(id), recipe, io).await?;
+        Ok(Box::new(visitor))
     }
 
     async fn close(&self) -> Result<(), BackendError> {

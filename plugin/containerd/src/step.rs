@@ -9,7 +9,7 @@ use containerd_client::services::v1 as wire;
 use prost_types::Any;
 use shipway_backend::{BackendError, ErrorKind, Exit, Process, StepIo};
 use shipway_model::Digest;
-use shipway_step::{STEP_TYPE_URL, StepOutcome, StepSpec};
+use shipway_step::{STEP_TYPE_URL, StepOutcome, StepSpec, VISIT_TYPE_URL, VisitSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -43,6 +43,25 @@ pub(crate) struct Name {
 
 /// Most characters that an id may have.
 const ID: usize = 76;
+
+/// What the shim is asked to run as an exec.
+pub(crate) struct Recipe {
+    pub(crate) type_url: &'static str,
+    pub(crate) value: Vec<u8>,
+    pub(crate) terminal: bool,
+}
+
+impl Recipe {
+    /// A process that enters a step of a build's task.
+    pub(crate) fn visit(name: &Name, visit: &VisitSpec) -> Result<Self, BackendError> {
+        let value = visit.to_any_value();
+        Ok(Self {
+            type_url: VISIT_TYPE_URL,
+            value: value.map_err(|error| name.error("describing", error))?,
+            terminal: visit.process.terminal().unwrap_or(false),
+        })
+    }
+}
 
 /// What is to be removed when a step has ended.
 pub(crate) struct Traces {
@@ -100,7 +119,39 @@ impl Step {
             .clone();
         let pipes = Pipes::create(&dir, io);
         let pipes = pipes.map_err(|error| name.error("preparing", error))?;
-        let started = name.exec_and_start(&step, &pipes, &result).await;
+        let process = step.spec.process().as_ref();
+        let terminal = process.and_then(oci_spec::runtime::Process::terminal);
+        let value = step.to_any_value();
+        let recipe = Recipe {
+            type_url: STEP_TYPE_URL,
+            value: value.map_err(|error| name.error("describing", error))?,
+            terminal: terminal.unwrap_or(false),
+        };
+        Self::exec(name, dir, recipe, pipes, result).await
+    }
+
+    /// A process that enters a running step, as its task's shim understands `recipe`.
+    pub(crate) async fn enter(
+        name: Name,
+        dir: PathBuf,
+        recipe: Recipe,
+        io: StepIo,
+    ) -> Result<Self, BackendError> {
+        let pipes = Pipes::create(&dir, io);
+        let pipes = pipes.map_err(|error| name.error("preparing", error))?;
+        // Nobody writes it: what containerd says of the end counts.
+        let result = dir.join("outcome.json");
+        Self::exec(name, dir, recipe, pipes, result).await
+    }
+
+    async fn exec(
+        name: Name,
+        dir: PathBuf,
+        recipe: Recipe,
+        pipes: Pipes,
+        result: PathBuf,
+    ) -> Result<Self, BackendError> {
+        let started = name.exec_and_start(recipe, &pipes, &result).await;
         let traces = Traces::of_exec(dir, result);
         if let Err(error) = started {
             name.forget(traces);
@@ -218,6 +269,14 @@ impl Name {
         }
     }
 
+    /// A further process in the container of a step.
+    pub(crate) fn in_task(self, exec: &str) -> Self {
+        Self {
+            exec: exec.to_owned(),
+            ..self
+        }
+    }
+
     pub(crate) fn attempt(&self, what: &str) -> String {
         format!("{what} step {} of build {}", self.step, self.build)
     }
@@ -259,14 +318,10 @@ impl Name {
 
     async fn exec_and_start(
         &self,
-        step: &StepSpec,
+        recipe: Recipe,
         pipes: &Pipes,
         result: &Path,
     ) -> Result<(), BackendError> {
-        let process = step.spec.process().as_ref();
-        let terminal = process.and_then(oci_spec::runtime::Process::terminal);
-        let value = step.to_any_value();
-        let value = value.map_err(|error| self.error("describing", error))?;
         let path = |path: &Option<PathBuf>| {
             let path = path.as_deref().unwrap_or_else(|| "".as_ref());
             path.to_string_lossy().into_owned()
@@ -276,10 +331,10 @@ impl Name {
             stdin: path(&pipes.stdin),
             stdout: path(&pipes.stdout),
             stderr: path(&pipes.stderr),
-            terminal: terminal.unwrap_or(false),
+            terminal: recipe.terminal,
             spec: Some(Any {
-                type_url: STEP_TYPE_URL.to_owned(),
-                value,
+                type_url: recipe.type_url.to_owned(),
+                value: recipe.value,
             }),
             exec_id: self.exec.clone(),
         };

@@ -5,11 +5,11 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use shipway_api::{Endpoint, Identity};
+use shipway_api::{Endpoint, Identity, StdioBridge, Workers};
 use shipway_backend::{BackendError, Host, LayerUpkeep, Registry};
-use shipway_build::{Builder, Parts, Settings, StoredResults};
+use shipway_build::{Builder, FrontendPolicy, ImagePolicy, Parts, Settings, StoredResults};
 use shipway_cache::KeyStore;
-use shipway_config::{Address, Config, Entitlement, Listen, Runtime};
+use shipway_config::{Address, Config, Entitlement, Frontends, GatewayFrontend, Listen, Runtime};
 use shipway_containerd::Containerd;
 use shipway_engine::Engine;
 use shipway_layers::Layers;
@@ -145,9 +145,14 @@ impl Daemon {
         let engine = Engine::new(keys.clone(), Arc::new(results), limits);
         let resolver = ImageResolver::new(Arc::clone(&registry), upkeep.scratch_dir("manifests")?);
         let hub = SessionHub::new();
+        let identity = Arc::new(identity(config)?);
         let step_files = private.join("steps");
         std::fs::create_dir(&step_files)
             .map_err(|e| format!("making {}: {e}", step_files.display()))?;
+        let workers = Workers {
+            host: Arc::clone(&containerd) as Arc<dyn Host>,
+            identity: Arc::clone(&identity),
+        };
         let builder = Builder::new(Parts {
             engine,
             keys,
@@ -158,9 +163,9 @@ impl Daemon {
             sessions: hub.clone(),
             mirrors: Arc::new(Mirrors::new(upkeep.scratch_dir("mirrors")?)),
             cache_mounts: CacheMounts::new(upkeep.scratch_dir("cache-mounts")?),
+            bridge: Arc::new(StdioBridge(workers)),
             settings: settings(config, step_files, instance),
         });
-        let identity = Arc::new(identity(config)?);
         Ok(Self {
             containerd,
             builder,
@@ -274,6 +279,7 @@ fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -
         snapshotter: config.worker.snapshotter.clone(),
         own_snapshotter: config.snapshotter.name.clone(),
         platform: Platform::host(),
+        frontends: frontends(&config.frontends),
         allowed_entitlements: allowed.map(str::to_owned).collect(),
         step_files,
         log_limits: log_limits(),
@@ -283,6 +289,18 @@ fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -
             options: config.dns.options.clone(),
         },
         instance,
+    }
+}
+
+/// The frontends that the configuration allows.
+fn frontends(configured: &Frontends) -> FrontendPolicy {
+    FrontendPolicy {
+        dockerfile: configured.dockerfile,
+        images: match &configured.gateway {
+            GatewayFrontend::Disabled => ImagePolicy::Nobody,
+            GatewayFrontend::Any => ImagePolicy::Anybody,
+            GatewayFrontend::Only(repositories) => ImagePolicy::Only(repositories.clone()),
+        },
     }
 }
 

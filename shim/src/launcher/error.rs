@@ -17,6 +17,9 @@ pub(crate) enum StartError {
     /// A process's JSON could not be read.
     #[error("reading the process to start")]
     Json(#[from] serde_json::Error),
+    /// The step to enter does not run.
+    #[error("step {0} does not run")]
+    NoStep(String),
     /// The root's passwd or group file lacks a name.
     #[error(transparent)]
     Identity(#[from] UnknownIdentity),

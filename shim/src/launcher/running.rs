@@ -66,6 +66,10 @@ impl Running {
         self.pid
     }
 
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     pub(crate) fn set_up(&self) -> Option<&OwnedFd> {
         self.set_up.as_ref()
     }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Process};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use shipway_step::StepSpec;
+use shipway_step::{StepSpec, VisitSpec};
 
 use super::Launcher;
 use super::error::{Attempt as _, StartError, chain};
@@ -32,7 +32,7 @@ impl Launcher {
     pub(super) fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let started = match order.kind {
             ProcessKind::Step => self.start_step(&order, descriptors),
-            ProcessKind::Visitor => self.start_visitor(&order, descriptors),
+            ProcessKind::Visitor | ProcessKind::Visit => self.start_visitor(&order, descriptors),
         };
         match started {
             Ok(running) => {
@@ -115,15 +115,26 @@ impl Launcher {
         })
     }
 
-    /// A visitor enters the step that was started last; without one it gets the launcher's own surroundings.
+    /// A visitor enters the step that was started last; without one it gets the launcher's own surroundings. A visit
+    /// enters the step that it names.
     fn start_visitor(
         &mut self,
         order: &Order,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Running, StartError> {
         let (json, streams) = unpack(order, descriptors)?;
-        let process: Process = serde_json::from_slice(&json)?;
-        let host = self.running.iter().rev().find_map(Running::as_host);
+        let (process, user, host): (Process, _, _) = if order.kind == ProcessKind::Visit {
+            let visit = VisitSpec::try_from(json.as_slice())?;
+            let mut steps = self.running.iter();
+            let host = steps
+                .find(|running| running.id() == visit.step)
+                .and_then(Running::as_host);
+            let host = host.ok_or(StartError::NoStep(visit.step))?;
+            (visit.process, Some(visit.user), Some(host))
+        } else {
+            let host = self.running.iter().rev().find_map(Running::as_host);
+            (serde_json::from_slice(&json)?, None, host)
+        };
         let host = host.map(|(pidfd, filter)| -> Result<Host, StartError> {
             let pidfd = pidfd
                 .try_clone()
@@ -145,6 +156,7 @@ impl Launcher {
                 let child = VisitorChild {
                     proof: self.proof,
                     process: &process,
+                    user: user.as_deref(),
                     host,
                     streams,
                     null: &self.places.null,

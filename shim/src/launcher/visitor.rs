@@ -30,6 +30,8 @@ pub(crate) struct Host {
 pub(crate) struct VisitorChild<'a> {
     pub(crate) proof: SingleThreaded,
     pub(crate) process: &'a Process,
+    /// The user to look up in the step's root; without one the process's numbers count.
+    pub(crate) user: Option<&'a str>,
     pub(crate) host: Option<Host>,
     pub(crate) streams: Streams,
     pub(crate) null: &'a OwnedFd,
@@ -40,26 +42,39 @@ pub(crate) struct VisitorChild<'a> {
 impl VisitorChild<'_> {
     /// Becomes the visitor. Returns only to say why that was not possible; a middle process ends in here.
     pub(crate) fn run(self) -> StartError {
-        match self.enter() {
+        match self
+            .enter()
+            .and_then(|filter| Ok((filter, self.identity()?)))
+        {
             Err(error) => error,
-            Ok(filter) => {
-                let user = self.process.user();
-                let additional = user.additional_gids().as_deref().unwrap_or_default();
-                let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-                Program {
-                    process: self.process,
-                    identity: Identity::numeric(user.uid(), user.gid(), additional),
-                    home: home_of(user.uid(), &passwd).to_owned(),
-                    streams: self.streams,
-                    null: self.null,
-                    filter,
-                    set_up: self.set_up,
-                    size: self.order.size,
-                    console: false,
-                }
-                .become_it()
+            Ok((filter, (identity, home))) => Program {
+                process: self.process,
+                identity,
+                home,
+                streams: self.streams,
+                null: self.null,
+                filter,
+                set_up: self.set_up,
+                size: self.order.size,
+                console: false,
             }
+            .become_it(),
         }
+    }
+
+    /// Who it runs as and its home, from the files of the root that it has entered.
+    fn identity(&self) -> Result<(Identity, String), StartError> {
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let identity = if let Some(user) = self.user {
+            let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+            Identity::lookup(user, &passwd, &groups)?
+        } else {
+            let user = self.process.user();
+            let additional = user.additional_gids().as_deref().unwrap_or_default();
+            Identity::numeric(user.uid(), user.gid(), additional)
+        };
+        let home = home_of(identity.uid, &passwd).to_owned();
+        Ok((identity, home))
     }
 
     /// A process can't move itself into a PID namespace, only its children: so the visitor proper is another child of the

@@ -37,6 +37,8 @@ pub(crate) enum ProcessKind {
     Step,
     /// An ordinary OCI process that enters a running step.
     Visitor,
+    /// A further process of a named step.
+    Visit,
 }
 
 /// What the launcher tells.

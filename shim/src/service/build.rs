@@ -122,6 +122,7 @@ impl Build {
         let (kind, json) = match &launch.recipe {
             Recipe::Step(json) => (ProcessKind::Step, json),
             Recipe::Process(json) => (ProcessKind::Visitor, json),
+            Recipe::Visit(json) => (ProcessKind::Visit, json),
             Recipe::Bundle => return Err(io::ErrorKind::InvalidInput.into()),
         };
         let mut memory = File::from(memfd_create("step", MemfdFlags::CLOEXEC)?);

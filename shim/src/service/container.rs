@@ -31,6 +31,8 @@ pub(crate) enum Recipe {
     Step(Vec<u8>),
     /// The JSON of an OCI process.
     Process(Vec<u8>),
+    /// The JSON of a process that enters a build step.
+    Visit(Vec<u8>),
 }
 
 /// What a start needs.

@@ -20,7 +20,7 @@ use containerd_shim::protos::types::task::ProcessInfo;
 use containerd_shim::{Task as TaskService, TtrpcContext, TtrpcResult};
 use oci_spec::runtime::{LinuxResources, Process as OciProcess};
 use rustix::termios::{Winsize, tcsetwinsize};
-use shipway_step::{STEP_TYPE_URL, StepSpec};
+use shipway_step::{STEP_TYPE_URL, StepSpec, VISIT_TYPE_URL, VisitSpec};
 use ttrpc::Code;
 
 use super::container::{PauseError, Recipe, timestamp};
@@ -363,6 +363,13 @@ fn recipe(spec: &Any, build: bool) -> TtrpcResult<Recipe> {
         StepSpec::from_any(&spec.type_url, &spec.value)
             .map_err(|error| invalid(&error.to_string()))?;
         return Ok(Recipe::Step(spec.value.clone()));
+    }
+    if spec.type_url == VISIT_TYPE_URL {
+        if !build {
+            return Err(invalid("only builds have steps to visit"));
+        }
+        VisitSpec::try_from(spec.value.as_slice()).map_err(|error| invalid(&error.to_string()))?;
+        return Ok(Recipe::Visit(spec.value.clone()));
     }
     serde_json::from_slice::<OciProcess>(&spec.value)
         .map_err(|error| invalid(&format!("reading the process: {error}")))?;

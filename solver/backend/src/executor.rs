@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use shipway_step::StepSpec;
+use shipway_step::{StepSpec, VisitSpec};
 use tokio::sync::mpsc;
 
 use crate::BackendError;
@@ -40,6 +40,13 @@ pub trait Sandbox: Send + Sync {
         &self,
         id: &str,
         step: StepSpec,
+        io: StepIo,
+    ) -> Result<Box<dyn Process>, BackendError>;
+    /// Starts a process inside a running step, under an id as for `start`. Its end is the step's end at the latest.
+    async fn enter(
+        &self,
+        id: &str,
+        visit: VisitSpec,
         io: StepIo,
     ) -> Result<Box<dyn Process>, BackendError>;
     /// Ends every step and the task.

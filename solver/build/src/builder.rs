@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use shipway_backend::{Registry, Sessions, Web};
 use shipway_cache::KeyStore;
 use shipway_engine::Engine;
+use shipway_frontend::gateway::Policy;
 use shipway_layers::{Layers, Snapshot};
 use shipway_model::failure::FailureKind;
 use shipway_model::{Failure, Platform};
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::image_frontend::BridgeServer;
 use crate::job::Build;
 use crate::request::Request;
 
@@ -45,6 +47,8 @@ pub struct Parts {
     pub mirrors: Arc<Mirrors>,
     /// Directories of cache mounts.
     pub cache_mounts: Arc<CacheMounts>,
+    /// Speaks with frontends in containers.
+    pub bridge: Arc<dyn BridgeServer>,
     /// The daemon's settings.
     pub settings: Settings,
 }
@@ -58,6 +62,8 @@ pub struct Settings {
     pub own_snapshotter: String,
     /// Platform of this machine.
     pub platform: Platform,
+    /// Frontends that builds may ask for.
+    pub frontends: Policy,
     /// Entitlements that builds may ask for.
     pub allowed_entitlements: Vec<String>,
     /// Private directory in memory for files of steps.

@@ -10,22 +10,27 @@ use parking_lot::Mutex;
 use shipway_backend::RegistryAccess;
 use shipway_engine::{During, Edge, EngineError, Graph, Job, JobId, JobSpec};
 use shipway_export::{ExportEnv, Exportable, Exporter, PlatformResult};
+use shipway_frontend::dockerfile::Dockerfile;
 use shipway_frontend::result::CONFIG_KEY;
-use shipway_frontend::{Bridge, Frontend, FrontendResult, Ref, Refs, SolveOptions};
+use shipway_frontend::{
+    Bridge, Frontend as _, FrontendRequest, FrontendResult, Ref, Refs, SolveOptions, gateway,
+};
 use shipway_layers::{Need, Report, Snapshot};
-use shipway_model::failure::FailureKind;
+use shipway_model::failure::{FailureKind, Held};
 use shipway_model::policy::Policy;
 use shipway_model::progress::Sink;
-use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform};
+use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform, Vertex};
 use shipway_ops::graph::{self, Entitlements};
-use shipway_ops::{Eager, OpsEnv, graph as operations};
+use shipway_ops::{Eager, FailedStep, OpsEnv, graph as operations};
 use shipway_source::Env;
 use shipway_source::env::{SESSION_PATIENCE, SandboxSlot};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::builder::Parts;
 use crate::cache::Caches;
+use crate::conversation::Conversation;
 use crate::policy::Policies;
 use crate::progress::Progress;
 use crate::request::{Plan, Request};
@@ -33,9 +38,6 @@ use crate::vertex::PseudoVertex;
 
 /// How long a build's lease outlives a daemon that forgot it.
 const LEASE_TTL: Duration = Duration::from_secs(24 * 3600);
-
-/// What the bridge's Return gave.
-type Returned = Result<FrontendResult, Failure>;
 
 /// One build.
 pub struct Build {
@@ -48,7 +50,12 @@ pub struct Build {
     pub(crate) caches: Caches,
     policy: Policy,
     refs: Mutex<HashMap<Arc<str>, Arc<RefState>>>,
-    returned: watch::Sender<Option<Returned>>,
+    /// Results behind failed steps' mounts, by the ids that their failures name.
+    failed: Mutex<HashMap<Arc<str>, Snapshot>>,
+    /// The client's own conversation over the bridge.
+    conversation: Arc<Conversation>,
+    /// Frontends in containers.
+    pub(crate) tasks: TaskTracker,
     cancelled: CancellationToken,
 }
 
@@ -62,7 +69,8 @@ pub(crate) struct RefState {
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-fn unique(prefix: &str) -> String {
+/// A name that nothing else in the daemon has.
+pub(crate) fn unique(prefix: &str) -> String {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!(
         "{prefix}{}-{number}",
@@ -131,7 +139,9 @@ impl Build {
             caches,
             policy: request.source_policy.clone(),
             refs: Mutex::default(),
-            returned: watch::Sender::new(None),
+            failed: Mutex::default(),
+            conversation: Conversation::new(BTreeMap::new()),
+            tasks: TaskTracker::new(),
             cancelled,
         }))
     }
@@ -140,6 +150,12 @@ impl Build {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Name of the containerd namespace that it builds in.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.ops.env.namespace.name
     }
 
     /// Its progress.
@@ -154,15 +170,10 @@ impl Build {
         &self.cancelled
     }
 
-    /// What the client's own frontend made, or why it failed. Only the first counts.
-    pub fn give_back(&self, returned: Returned) {
-        self.returned.send_if_modified(|slot| {
-            let first = slot.is_none();
-            if first {
-                *slot = Some(returned);
-            }
-            first
-        });
+    /// The client's own conversation over the bridge.
+    #[must_use]
+    pub fn conversation(&self) -> &Arc<Conversation> {
+        &self.conversation
     }
 
     pub(crate) fn job(&self) -> Result<Arc<Job<Snapshot>>, Failure> {
@@ -203,9 +214,14 @@ impl Build {
     }
 
     pub(crate) async fn clean_up(&self) {
+        self.cancelled.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.conversation.close().await;
         self.discard_job().await;
         self.ops.eager.stop().await;
         self.refs.lock().clear();
+        self.failed.lock().clear();
         self.ops.env.sandbox.build_ended().await;
         if let Err(error) = self.ops.env.lease.end().await {
             tracing::warn!(build = self.id, %error, "ending a build's lease");
@@ -255,30 +271,27 @@ impl Build {
                     metadata: BTreeMap::new(),
                 })
             }
-            Plan::Frontend { name, request } => self.frontend(name, request.clone()).await,
-            Plan::Gateway => {
-                let mut returned = self.returned.subscribe();
-                let returned = returned.wait_for(Option::is_some).await;
-                let returned = returned.map_err(|e| Failure::from_error(&e))?;
-                returned
-                    .clone()
-                    .unwrap_or_else(|| Err(Failure::new("nothing was returned")))
+            Plan::Frontend { name, request } => {
+                let solved = self.solve_frontend(name, request.clone());
+                solved.await
             }
+            Plan::Gateway => self.conversation.answered().await,
         }
     }
 
-    /// Runs a built-in frontend.
-    pub async fn frontend(
+    /// Has a frontend solve a request.
+    pub async fn solve_frontend(
         self: &Arc<Self>,
         name: &str,
-        request: shipway_frontend::FrontendRequest,
+        request: FrontendRequest,
     ) -> Result<FrontendResult, Failure> {
-        let frontend: Box<dyn Frontend> = match name {
-            "dockerfile.v0" => Box::new(shipway_frontend::dockerfile::Dockerfile),
-            other => return Err(Failure::new(format!("invalid frontend: {other}"))),
+        self.parts.settings.frontends.check(name)?;
+        let solved = if name == gateway::NAME {
+            self.image_frontend(request).await
+        } else {
+            let bridge = Arc::clone(self) as Arc<dyn Bridge>;
+            Dockerfile.solve(bridge, request).await
         };
-        let bridge = Arc::clone(self) as Arc<dyn Bridge>;
-        let solved = frontend.solve(bridge, request).await;
         solved.map_err(|failure| failure.with(FailureDetail::Frontend(name.to_owned())))
     }
 
@@ -353,9 +366,32 @@ impl Build {
             let job = self.job()?;
             self.imported().await;
             let built = job.build(state.graph.clone(), state.target).await;
-            built.map_err(|error| explain(error, &state.definition))
+            built.map_err(|error| {
+                let failure = explain(error, &state.definition);
+                self.keep_failed(&failure);
+                failure
+            })
         });
         value.await.cloned()
+    }
+
+    /// Keeps what failed steps left, for containers made of it.
+    fn keep_failed(&self, failure: &Failure) {
+        let mut failed = self.failed.lock();
+        for step in failure.details.iter().filter_map(FailedStep::of) {
+            for kept in step.inputs.iter().chain(&step.mounts).flatten() {
+                failed.insert(Arc::clone(&kept.id), kept.snapshot.clone());
+            }
+        }
+    }
+
+    /// The files that an id of a result, or of a failed step's mount, stands for.
+    pub(crate) async fn result_files(&self, id: &str) -> Result<Snapshot, Failure> {
+        let kept = self.failed.lock().get(id).cloned();
+        match kept {
+            Some(kept) => Ok(kept),
+            None => self.value(id).await,
+        }
     }
 
     async fn export(
@@ -505,12 +541,24 @@ fn explain(error: EngineError, definition: &Definition) -> Failure {
             return Failure::from_error(&error);
         }
     };
-    match definition
-        .vertices
-        .iter()
-        .find(|vertex| vertex.digest == digest)
-    {
-        Some(vertex) => graph::at(vertex, definition, failure),
+    let mut vertices = definition.vertices.iter();
+    match vertices.find(|vertex| vertex.digest == digest) {
+        Some(vertex) => graph::at(vertex, definition, with_op(failure, vertex)),
         None => failure.with(FailureDetail::Vertex(digest)),
     }
+}
+
+/// The failure with the op that failed, for debuggers.
+fn with_op(failure: Failure, vertex: &Vertex) -> Failure {
+    let mut details = failure.details.iter();
+    if details.any(|detail| matches!(detail, FailureDetail::Solve { .. })) {
+        return failure;
+    }
+    failure.with(FailureDetail::Solve {
+        input_ids: Vec::new(),
+        mount_ids: Vec::new(),
+        op: Arc::clone(&vertex.bytes),
+        description: vertex.meta.description.clone(),
+        held: Held::nothing(),
+    })
 }

@@ -4,7 +4,12 @@
 mod bridge;
 mod builder;
 mod cache;
+mod containers;
+mod conversation;
+mod image_frontend;
 mod job;
+mod look;
+mod pipe;
 mod policy;
 pub mod progress;
 pub mod request;
@@ -13,6 +18,11 @@ pub mod upkeep;
 mod vertex;
 
 pub use builder::{Builder, Parts, Settings};
+pub use containers::{NewContainer, Place};
+pub use conversation::{Call, Conversation};
+pub use image_frontend::{BridgeServer, Caller};
 pub use job::Build;
 pub use request::{Plan, Request};
 pub use results::StoredResults;
+pub use shipway_frontend::gateway::{ImagePolicy, Policy as FrontendPolicy};
+pub use shipway_ops::ProcessRequest;

@@ -10,6 +10,8 @@ use shipway_model::policy::Policy;
 use shipway_model::progress::Warning;
 use shipway_model::{CacheEntry, Definition, Digest, Failure, Platform};
 
+use crate::{FrontendRequest, FrontendResult};
+
 /// A lazy result: its name in the build, and the graph that makes it.
 #[derive(Debug, Clone)]
 pub struct Ref {
@@ -128,6 +130,12 @@ pub trait Bridge: Send + Sync {
         definition: Definition,
         options: SolveOptions,
     ) -> Result<Option<Ref>, Failure>;
+    /// Has another frontend of this name solve a request, inside of this build.
+    async fn frontend(
+        self: Arc<Self>,
+        name: &str,
+        request: FrontendRequest,
+    ) -> Result<FrontendResult, Failure>;
     /// Runs what a result needs.
     async fn evaluate(&self, result: &Ref) -> Result<(), Failure>;
     /// Reads a file of a result, or `range` (offset, length) of it.

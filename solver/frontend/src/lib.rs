@@ -3,6 +3,7 @@
 
 pub mod bridge;
 pub mod dockerfile;
+pub mod gateway;
 mod imports;
 pub mod result;
 

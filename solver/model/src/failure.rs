@@ -1,6 +1,8 @@
 //! What a failed build tells its client beside a message: the step, the source lines, the exit code. It decides no wire
 //! form; `api` turns it into status details.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,6 +34,43 @@ impl SourceRange {
     }
 }
 
+/// Something that lives as long as the failure that it belongs to; its type is its maker's business.
+#[derive(Clone)]
+pub struct Held(Arc<dyn Any + Send + Sync>);
+
+impl Held {
+    /// Holds nothing.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::new(())
+    }
+
+    /// Holds a value.
+    #[must_use]
+    pub fn new(value: impl Any + Send + Sync) -> Self {
+        Self(Arc::new(value))
+    }
+
+    /// The value, if it is of this type.
+    #[must_use]
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+impl PartialEq for Held {
+    /// The same value, not an equal one.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 /// A structured fact about a failure.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FailureDetail {
@@ -48,14 +87,16 @@ pub enum FailureDetail {
     Exit(u32),
     /// The op that failed and the results that its inputs and mounts were, for debuggers.
     Solve {
-        /// Ids of the inputs' results.
+        /// Ids of the results behind the op's mounts before it ran; empty for none.
         input_ids: Vec<String>,
-        /// Ids of the mounts' results.
+        /// Ids of the results behind the op's mounts as it left them; empty for none.
         mount_ids: Vec<String>,
         /// The marshalled op.
         op: Arc<[u8]>,
         /// Description of the vertex.
-        description: std::collections::BTreeMap<String, String>,
+        description: BTreeMap<String, String>,
+        /// The results themselves.
+        held: Held,
     },
     /// The frontend that failed.
     Frontend(String),
@@ -84,6 +125,8 @@ pub enum FailureKind {
     InvalidArgument,
     /// Something named does not exist.
     NotFound,
+    /// Something to be made exists.
+    AlreadyExists,
     /// The client or the registry does not allow it.
     PermissionDenied,
     /// Not built in.

@@ -185,7 +185,12 @@ fn source(
     })
 }
 
-fn granted(granted: Entitlements, network: NetMode, security: SecurityMode) -> Result<(), Failure> {
+/// Refuses what the build was not granted.
+pub(crate) fn granted(
+    granted: Entitlements,
+    network: NetMode,
+    security: SecurityMode,
+) -> Result<(), Failure> {
     let refused = |what| {
         Err(Failure::of_kind(
             FailureKind::PermissionDenied,

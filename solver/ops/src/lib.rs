@@ -10,5 +10,7 @@ mod stack;
 
 pub use cache_mounts::{CacheMountInfo, CacheMounts};
 pub use eager::Eager;
-pub use exec::{DnsConfig, LogLimits};
+pub use exec::container::{Container, ContainerRequest, ProcessRequest};
+pub use exec::failed::{FailedStep, KeptResult};
+pub use exec::{DnsConfig, LogLimits, View};
 pub use graph::{OpsEnv, graph};

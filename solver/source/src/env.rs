@@ -38,7 +38,7 @@ pub struct Env {
     /// Finds images.
     pub resolver: Arc<ImageResolver>,
     /// The build's task.
-    pub sandbox: SandboxSlot,
+    pub sandbox: Arc<SandboxSlot>,
     /// Platform of vertices that name none.
     pub platform: Platform,
 }
@@ -68,12 +68,12 @@ impl Env {
         }
     }
 
-    /// The clients of a vertex, those that are connected; an error where none is.
-    pub async fn clients(&self, ctx: &OpContext) -> Result<Vec<Arc<dyn Session>>, Failure> {
+    /// The clients of these sessions, those that are connected; an error where none is.
+    pub async fn clients(&self, sessions: &[Arc<str>]) -> Result<Vec<Arc<dyn Session>>, Failure> {
         let mut clients = Vec::new();
         let mut last = Failure::new("no active sessions");
-        for id in ctx.sessions() {
-            match self.sessions.get(&id, SESSION_PATIENCE).await {
+        for id in sessions {
+            match self.sessions.get(id, SESSION_PATIENCE).await {
                 Ok(session) => clients.push(session),
                 Err(error) => last = error.into(),
             }
@@ -155,8 +155,8 @@ struct Users {
 }
 
 /// A step's hold on its build's task. Call [`SandboxUse::release`] when the step has ended.
-pub struct SandboxUse<'a> {
-    slot: &'a SandboxSlot,
+pub struct SandboxUse {
+    slot: Arc<SandboxSlot>,
     /// The task.
     pub sandbox: Arc<dyn Sandbox>,
     /// Name for the step, unique in the task.
@@ -166,22 +166,22 @@ pub struct SandboxUse<'a> {
 impl SandboxSlot {
     /// A task that is not open yet.
     #[must_use]
-    pub fn new(namespace: Namespace, id: String, labels: BTreeMap<String, String>) -> Self {
+    pub fn new(namespace: Namespace, id: String, labels: BTreeMap<String, String>) -> Arc<Self> {
         let task = BuildTask {
             id,
             labels,
             cgroup_parent: String::new(),
         };
-        Self {
+        Arc::new(Self {
             namespace,
             task,
             open: tokio::sync::OnceCell::new(),
             users: Mutex::default(),
-        }
+        })
     }
 
     /// Opens the task unless it is open, and holds it.
-    pub async fn enter(&self) -> Result<SandboxUse<'_>, Failure> {
+    pub async fn enter(self: &Arc<Self>) -> Result<SandboxUse, Failure> {
         let number = {
             let mut users = self.users.lock();
             users.steps += 1;
@@ -194,7 +194,7 @@ impl SandboxSlot {
             .await;
         match opened {
             Ok(sandbox) => Ok(SandboxUse {
-                slot: self,
+                slot: Arc::clone(self),
                 sandbox: Arc::clone(sandbox),
                 step_id: format!("step-{number}"),
             }),
@@ -226,7 +226,7 @@ impl SandboxSlot {
     }
 }
 
-impl SandboxUse<'_> {
+impl SandboxUse {
     /// The step has ended.
     pub async fn release(self) {
         let idle = {

@@ -85,7 +85,7 @@ impl LocalSource {
         {
             return Ok(session);
         }
-        let mut clients = self.env.clients(ctx).await?;
+        let mut clients = self.env.clients(&ctx.sessions()).await?;
         Ok(clients.swap_remove(0))
     }
 

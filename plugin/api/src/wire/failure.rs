@@ -11,6 +11,8 @@ use shipway_model::{Failure, FailureDetail, SourceRange};
 use shipway_proto::{pb, rpc};
 use tonic::{Code, Status};
 
+use super::op_json;
+
 const PREFIX: &str = "github.com/moby/buildkit/";
 
 /// The status that a client gets.
@@ -41,6 +43,7 @@ pub fn from_wire(status: rpc::Status) -> Failure {
         Code::Cancelled => FailureKind::Cancelled,
         Code::InvalidArgument => FailureKind::InvalidArgument,
         Code::NotFound => FailureKind::NotFound,
+        Code::AlreadyExists => FailureKind::AlreadyExists,
         Code::PermissionDenied => FailureKind::PermissionDenied,
         Code::Unimplemented => FailureKind::Unimplemented,
         _ => FailureKind::Unknown,
@@ -62,6 +65,7 @@ fn code(kind: FailureKind) -> Code {
         FailureKind::Cancelled => Code::Cancelled,
         FailureKind::InvalidArgument => Code::InvalidArgument,
         FailureKind::NotFound => Code::NotFound,
+        FailureKind::AlreadyExists => Code::AlreadyExists,
         FailureKind::PermissionDenied => Code::PermissionDenied,
         FailureKind::Unimplemented => Code::Unimplemented,
     }
@@ -81,11 +85,20 @@ fn detail(detail: &FailureDetail) -> prost_types::Any {
         FailureDetail::Solve {
             input_ids,
             mount_ids,
+            op,
+            description,
             ..
-        } => (
-            "errdefs.Solve",
-            json!({"inputIDs": input_ids, "mountIDs": mount_ids}),
-        ),
+        } => {
+            let op = pb::Op::decode(&**op).map(|op| op_json::op(&op));
+            let solve = json!({
+                "inputIDs": input_ids,
+                "mountIDs": mount_ids,
+                // Bytes that came in as an op are one.
+                "op": op.unwrap_or(Value::Null),
+                "description": description,
+            });
+            ("errdefs.Solve", solve)
+        }
         FailureDetail::Frontend(name) => ("errdefs.Frontend", json!({"name": name})),
         FailureDetail::UnsupportedSubrequest(name) => ("errdefs.Subrequest", json!({"name": name})),
         FailureDetail::UnsupportedFrontendCap(name) => {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use shipway_backend::{BackendError, BuildTask, ErrorKind, Executor, Process, Sandbox, StepIo};
-use shipway_step::StepSpec;
+use shipway_step::{StepSpec, VisitSpec};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +21,10 @@ pub(crate) use self::rootfs::Rootfs;
 pub(crate) use self::usage::Figures;
 use crate::fifo::Pipes;
 use crate::scope::Scope;
-use crate::step::{Name, Step, Traces};
+use crate::step::{Name, Recipe, Step, Traces};
+
+/// What containerd calls a process of the OCI runtime specification.
+const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
 /// Runs each step as a task.
 #[derive(Clone)]
@@ -116,6 +119,31 @@ impl Sandbox for Build {
             }
         });
         Ok(Box::new(step))
+    }
+
+    async fn enter(
+        &self,
+        id: &str,
+        visit: VisitSpec,
+        io: StepIo,
+    ) -> Result<Box<dyn Process>, BackendError> {
+        let name = Name::of_task(self.scope.clone(), &self.task.id, &visit.step).in_task(id);
+        if self.closed.is_cancelled() {
+            return Err(name.ended());
+        }
+        let root = self.state.join(&visit.step).join("root");
+        let described = tokio::task::spawn_blocking(move || rootfs::visitor(&root, visit));
+        let described = described.await;
+        let described = described.map_err(|panic| name.error("preparing", panic))?;
+        let process = described.map_err(|error| name.error("preparing", error))?;
+        let value = serde_json::to_vec(&process);
+        let recipe = Recipe {
+            type_url: PROCESS,
+            value: value.map_err(|error| name.error("describing", error))?,
+            terminal: process.terminal().unwrap_or(false),
+        };
+        let visitor = Step::enter(name, self.state.join(id), recipe, io).await?;
+        Ok(Box::new(visitor))
     }
 
     async fn close(&self) -> Result<(), BackendError> {

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Uid, fchownat};
 use oci_spec::runtime::{
-    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, Root,
-    RootBuilder, Spec, UserBuilder,
+    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, Process, Root,
+    RootBuilder, Spec, User, UserBuilder,
 };
 use shipway_step::identity::Identity;
-use shipway_step::{LayerStack, MountAttribute, MountSource, StepMount, StepSpec};
+use shipway_step::{LayerStack, MountAttribute, MountSource, StepMount, StepSpec, VisitSpec};
 
 use super::mounts::{bind_part, mount_stack, open_inside, unmount};
 use super::stubs::Stubs;
@@ -149,33 +149,9 @@ impl Rootfs {
             let groups = user.additional_gids().clone().unwrap_or_default();
             return Ok(Identity::numeric(user.uid(), user.gid(), &groups));
         };
-        let (passwd, group) = (self.account("etc/passwd"), self.account("etc/group"));
-        let identity = Identity::lookup(user, &passwd, &group).map_err(io::Error::other)?;
-        let user = UserBuilder::default()
-            .uid(identity.uid)
-            .gid(identity.gid)
-            .additional_gids(identity.groups.clone())
-            .build();
-        process.set_user(user.map_err(io::Error::other)?);
+        let (identity, user) = look_up(&self.root, user)?;
+        process.set_user(user);
         Ok(identity)
-    }
-
-    fn account(&self, path: &str) -> String {
-        let read = || -> io::Result<String> {
-            // Opened as a path first: what is there may be anything, a pipe too.
-            let place = File::from(open_inside(&self.root, Path::new(path))?);
-            if !place.metadata()?.is_file() {
-                return Ok(String::new());
-            }
-            let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&place));
-            let mut bytes = Vec::new();
-            io::Read::read_to_end(
-                &mut io::Read::take(File::open(again)?, ACCOUNTS),
-                &mut bytes,
-            )?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        read().unwrap_or_default()
     }
 
     /// Undoes everything: after this the step's directories can be read by others.
@@ -200,6 +176,44 @@ impl Drop for Rootfs {
     fn drop(&mut self) {
         self.take_down();
     }
+}
+
+/// A user's numbers, by the files of a root.
+fn look_up(root: &Path, user: &str) -> io::Result<(Identity, User)> {
+    let (passwd, group) = (account(root, "etc/passwd"), account(root, "etc/group"));
+    let identity = Identity::lookup(user, &passwd, &group).map_err(io::Error::other)?;
+    let user = UserBuilder::default()
+        .uid(identity.uid)
+        .gid(identity.gid)
+        .additional_gids(identity.groups.clone())
+        .build();
+    Ok((identity, user.map_err(io::Error::other)?))
+}
+
+/// A process that enters a step with this root.
+pub(super) fn visitor(root: &Path, visit: VisitSpec) -> io::Result<Process> {
+    let mut process = visit.process;
+    let (_, user) = look_up(root, &visit.user)?;
+    process.set_user(user);
+    Ok(process)
+}
+
+fn account(root: &Path, path: &str) -> String {
+    let read = || -> io::Result<String> {
+        // Opened as a path first: what is there may be anything, a pipe too.
+        let place = File::from(open_inside(root, Path::new(path))?);
+        if !place.metadata()?.is_file() {
+            return Ok(String::new());
+        }
+        let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&place));
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(
+            &mut io::Read::take(File::open(again)?, ACCOUNTS),
+            &mut bytes,
+        )?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_default()
 }
 
 fn option(attribute: MountAttribute) -> &'static str {

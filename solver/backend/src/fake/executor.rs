@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use shipway_step::StepSpec;
+use shipway_step::{StepSpec, VisitSpec};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -140,6 +140,29 @@ impl Sandbox for FakeSandbox {
             .map_err(|why| BackendError::caused(ErrorKind::Other, attempt, why))?;
         let killed = self.closed.child_token();
         let (tell, exit) = watch::channel(None);
+        let mut lives = lock(&self.lives);
+        lives.spawn(live(run, io, killed.clone(), tell));
+        Ok(Box::new(FakeProcess { killed, exit }))
+    }
+
+    /// A visit copies its input and ends.
+    async fn enter(
+        &self,
+        id: &str,
+        visit: VisitSpec,
+        io: StepIo,
+    ) -> Result<Box<dyn Process>, BackendError> {
+        let attempt = format!("entering step {} as {id}", visit.step);
+        if self.closed.is_cancelled() {
+            let why = "the build has ended";
+            return Err(BackendError::caused(ErrorKind::Cancelled, attempt, why));
+        }
+        let killed = self.closed.child_token();
+        let (tell, exit) = watch::channel(None);
+        let run = FakeRun {
+            copies_input: true,
+            ..FakeRun::exit(0)
+        };
         let mut lives = lock(&self.lives);
         lives.spawn(live(run, io, killed.clone(), tell));
         Ok(Box::new(FakeProcess { killed, exit }))

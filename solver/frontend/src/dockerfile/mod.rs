@@ -2,6 +2,7 @@
 //! what comes out. What a Dockerfile means is `shipway_dockerfile`'s business.
 
 mod files;
+mod forward;
 mod resolver;
 mod subrequest;
 
@@ -17,8 +18,9 @@ use shipway_model::{CacheEntry, Failure, FailureDetail, Platform};
 use crate::result::{BASE_CONFIG_KEY, CONFIG_KEY, PLATFORMS_KEY, PlatformEntry, Platforms, Refs};
 use crate::{Bridge, Frontend, FrontendRequest, FrontendResult, SolveOptions};
 use files::Files;
+use forward::Forward;
 use resolver::BridgeResolver;
-use subrequest::{Subrequest, check_capabilities};
+use subrequest::{Subrequest, missing_capability, unsupported_capability};
 
 /// `dockerfile.v0`.
 pub struct Dockerfile;
@@ -30,13 +32,22 @@ impl Frontend for Dockerfile {
         bridge: Arc<dyn Bridge>,
         request: FrontendRequest,
     ) -> Result<FrontendResult, Failure> {
-        check_capabilities(request.options.get("frontend.caps"))?;
-        let question = request.options.get("requestid");
-        let question = question.map(|name| Subrequest::named(name)).transpose()?;
+        let missing = missing_capability(request.options.get("frontend.caps"));
+        if let Some(missing) = missing.as_ref().filter(|missing| !missing.forward) {
+            return Err(unsupported_capability(missing));
+        }
         let imports = crate::cache_imports(&request.options)?;
         let options = BuildOptions::parse(&request.options, bridge.session(), &Platform::host());
         let options = options.map_err(|e| failure(&e, None))?;
         let files = Files::fetch(&*bridge, &options, &request.inputs).await?;
+        if let Some(forward) = Forward::wanted(&request, &files.dockerfile.data) {
+            return forward.solve(bridge, request, files.dockerfile).await;
+        }
+        if let Some(missing) = missing {
+            return Err(unsupported_capability(&missing));
+        }
+        let question = request.options.get("requestid");
+        let question = question.map(|name| Subrequest::named(name)).transpose()?;
         let resolver = BridgeResolver {
             bridge: &*bridge,
             inputs: &request.inputs,

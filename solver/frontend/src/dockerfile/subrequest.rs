@@ -1,6 +1,7 @@
 //! What tools ask of a Dockerfile instead of having it built: checks, targets, outline. Decides which question is which;
 //! the answers are `shipway_dockerfile`'s.
 
+use shipway_dockerfile::subrequest::MissingCapability;
 use shipway_dockerfile::{Error, MetaResolver, Request, lower, subrequest};
 use shipway_model::failure::FailureKind;
 use shipway_model::{Failure, FailureDetail};
@@ -55,15 +56,16 @@ impl Subrequest {
     }
 }
 
-/// Refuses a client that demands what this frontend lacks.
-pub(super) fn check_capabilities(demanded: Option<&String>) -> Result<(), Failure> {
-    let missing = demanded.and_then(|list| subrequest::missing_capability(list));
-    let Some(missing) = missing else {
-        return Ok(());
-    };
+/// What a client demands that this frontend lacks.
+pub(super) fn missing_capability(demanded: Option<&String>) -> Option<MissingCapability> {
+    demanded.and_then(|list| subrequest::missing_capability(list))
+}
+
+/// The failure of a request that needs it.
+pub(super) fn unsupported_capability(missing: &MissingCapability) -> Failure {
     let message = format!("unsupported frontend capability {}", missing.name);
     let failure = Failure::of_kind(FailureKind::Unimplemented, message);
-    Err(failure.with(FailureDetail::UnsupportedFrontendCap(missing.name)))
+    failure.with(FailureDetail::UnsupportedFrontendCap(missing.name.clone()))
 }
 
 #[cfg(test)]
@@ -72,10 +74,11 @@ mod tests {
 
     #[test]
     fn a_capability_nobody_has_is_refused_by_name() {
-        let demand = |list: &str| check_capabilities(Some(&list.to_owned()));
-        assert!(check_capabilities(None).is_ok());
-        assert!(demand("moby.buildkit.frontend.subrequests").is_ok());
-        let failure = demand("moby.buildkit.frontend.fortune").unwrap_err();
+        let demand = |list: &str| missing_capability(Some(&list.to_owned()));
+        assert!(missing_capability(None).is_none());
+        assert!(demand("moby.buildkit.frontend.subrequests").is_none());
+        let missing = demand("moby.buildkit.frontend.fortune").unwrap();
+        let failure = unsupported_capability(&missing);
         assert!(failure.message.contains("moby.buildkit.frontend.fortune"));
     }
 

@@ -11,9 +11,9 @@ use shipway_proto::pb;
 
 pub(super) fn decode(wire: pb::ExecOp, inputs: usize) -> Result<ExecOp, InvalidOp> {
     let missing = |field| InvalidOp::Missing { op: "exec", field };
-    let network = net_mode(wire.network)?;
-    let security = security_mode(wire.security)?;
-    let meta = meta(wire.meta.ok_or(missing("meta"))?);
+    let network = decode_net_mode(wire.network)?;
+    let security = decode_security_mode(wire.security)?;
+    let meta = decode_process(wire.meta.ok_or(missing("meta"))?);
     if meta.args.is_empty() {
         return Err(missing("args"));
     }
@@ -48,7 +48,9 @@ pub(super) fn decode(wire: pb::ExecOp, inputs: usize) -> Result<ExecOp, InvalidO
     })
 }
 
-fn meta(wire: pb::Meta) -> Meta {
+/// Reads what a process needs to start; processes of gateway containers use the same message.
+#[must_use]
+pub fn decode_process(wire: pb::Meta) -> Meta {
     let host = |h: pb::HostIp| HostIp {
         host: h.host,
         ip: h.ip,
@@ -172,7 +174,11 @@ fn sharing(value: i32) -> Result<CacheSharing, InvalidOp> {
     }
 }
 
-fn net_mode(value: i32) -> Result<NetMode, InvalidOp> {
+/// Reads a network mode.
+///
+/// # Errors
+/// One that nobody knows.
+pub fn decode_net_mode(value: i32) -> Result<NetMode, InvalidOp> {
     match pb::NetMode::try_from(value) {
         Ok(pb::NetMode::Unset) => Ok(NetMode::Unset),
         Ok(pb::NetMode::Host) => Ok(NetMode::Host),
@@ -181,7 +187,11 @@ fn net_mode(value: i32) -> Result<NetMode, InvalidOp> {
     }
 }
 
-fn security_mode(value: i32) -> Result<SecurityMode, InvalidOp> {
+/// Reads a security mode.
+///
+/// # Errors
+/// One that nobody knows.
+pub fn decode_security_mode(value: i32) -> Result<SecurityMode, InvalidOp> {
     match pb::SecurityMode::try_from(value) {
         Ok(pb::SecurityMode::Sandbox) => Ok(SecurityMode::Sandbox),
         Ok(pb::SecurityMode::Insecure) => Ok(SecurityMode::Insecure),

@@ -7,7 +7,7 @@ mod op;
 mod source;
 
 use crate::limits;
-pub use exec::decode_mount;
+pub use exec::{decode_mount, decode_net_mode, decode_process, decode_security_mode};
 use prost::Message;
 pub use source::{decode_info, decode_range};
 

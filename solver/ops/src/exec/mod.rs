@@ -1,14 +1,19 @@
 //! The exec operation: runs one step in its build's task and turns what it wrote into layers.
 
+mod caller;
 mod clip;
+pub(crate) mod container;
+pub(crate) mod failed;
 mod net_files;
 mod plan;
 mod run;
 mod scratch;
 mod seccomp;
 mod spec;
+mod specification;
 mod ssh;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,6 +25,7 @@ use shipway_model::{Failure, Platform, Vertex};
 
 pub use clip::LogLimits;
 pub use net_files::DnsConfig;
+pub use plan::View;
 
 use crate::content::{Unlazy, content_dep, selector_digest};
 use crate::graph::OpsEnv;
@@ -32,6 +38,13 @@ pub(crate) struct ExecOperation {
     inputs: usize,
     platform: Platform,
     resources: Option<LinuxResources>,
+    marshalled: Marshalled,
+}
+
+/// The vertex as its definition has it, for whoever examines its failure.
+struct Marshalled {
+    op: Arc<[u8]>,
+    description: BTreeMap<String, String>,
 }
 
 /// What the mounts of one input contribute to the step's key.
@@ -56,6 +69,10 @@ impl ExecOperation {
             inputs: vertex.inputs.len(),
             platform,
             resources,
+            marshalled: Marshalled {
+                op: Arc::clone(&vertex.bytes),
+                description: vertex.meta.description.clone(),
+            },
         }
     }
 }

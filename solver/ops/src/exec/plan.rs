@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shipway_backend::{ErrorKind, Session};
-use shipway_engine::OpContext;
 use shipway_layers::{Building, Snapshot};
 use shipway_model::Failure;
 use shipway_model::op::{CacheSharing, ExecOp, Mount, MountKind, SecretMount};
 use shipway_step::{LayerStack, MountAttribute, MountSource, StepMount};
 
+use super::caller::Caller;
 use super::clean;
 use super::scratch::StepFiles;
 use super::ssh::AgentSocket;
@@ -27,16 +27,49 @@ pub(super) struct Plan {
     pub(super) mounts: Vec<StepMount>,
     /// Size of `/dev/shm`, where a mount asks for one.
     pub(super) shm_size: Option<u64>,
-    /// New layers, by the op's output.
-    pub(super) outputs: Vec<(usize, Output)>,
+    /// What becomes of the mounts that have an output.
+    pub(super) outputs: Vec<PlannedOutput>,
     /// Agents to serve.
     pub(super) agents: Vec<AgentSocket>,
     /// Socket path of the first agent mount, whether the client has an agent or not.
     pub(super) ssh_socket: Option<String>,
-    pub(super) discarded: Vec<Building>,
+    /// New layers of mounts without an output.
+    pub(super) discarded: Vec<Discarded>,
+    /// What each mount of the op shows, in its order.
+    pub(super) views: Vec<View>,
     pub(super) caches: Vec<CacheMountUse>,
     /// Inputs are mounted from their layers' directories: these keep them.
     pub(super) inputs: Vec<Snapshot>,
+}
+
+/// One output of a step.
+pub(super) struct PlannedOutput {
+    /// Number of the op's output.
+    pub(super) number: usize,
+    /// The mount that it comes from.
+    pub(super) mount: usize,
+    /// What it is.
+    pub(super) output: Output,
+}
+
+/// A layer that a mount without an output writes into.
+pub(super) struct Discarded {
+    /// The mount.
+    pub(super) mount: usize,
+    /// What it writes upon.
+    pub(super) input: Snapshot,
+    /// The layer.
+    pub(super) building: Building,
+}
+
+/// What a mount shows, as directories of the host.
+#[derive(Debug, Clone, Default)]
+pub enum View {
+    /// Layers, lowest first, and the part of them that is mounted.
+    Layers(Vec<PathBuf>, String),
+    /// Nothing that could be read from outside: memory, secrets, agents.
+    #[default]
+    Hidden,
 }
 
 /// An output of a step.
@@ -50,7 +83,7 @@ pub(super) enum Output {
 /// Plans one step.
 pub(super) struct Planner<'a> {
     pub(super) ops: &'a OpsEnv,
-    pub(super) ctx: &'a OpContext,
+    pub(super) caller: &'a Caller,
     pub(super) op: &'a ExecOp,
     pub(super) files: &'a StepFiles,
     pub(super) plan: Plan,
@@ -97,6 +130,7 @@ impl Plan {
             agents: Vec::new(),
             ssh_socket: None,
             discarded: Vec::new(),
+            views: Vec::new(),
             caches: Vec::new(),
             inputs,
         }
@@ -108,9 +142,10 @@ impl Planner<'_> {
     pub(super) async fn plan(mut self) -> Result<Plan, Failure> {
         let mut has_root = false;
         let op = self.op;
-        for mount in &op.mounts {
+        for (index, mount) in op.mounts.iter().enumerate() {
             has_root |= mount.dest == "/";
-            self.mount(mount).await?;
+            self.plan.views.push(View::Hidden);
+            self.mount(index, mount).await?;
         }
         if !has_root {
             return Err(Failure::new("no root mount"));
@@ -129,9 +164,9 @@ impl Planner<'_> {
             .unwrap_or_default()
     }
 
-    async fn mount(&mut self, mount: &Mount) -> Result<(), Failure> {
+    async fn mount(&mut self, index: usize, mount: &Mount) -> Result<(), Failure> {
         match &mount.kind {
-            MountKind::Bind => self.bind(mount),
+            MountKind::Bind => self.bind(index, mount),
             MountKind::Tmpfs { size } if mount.dest == "/dev/shm" => {
                 self.plan.shm_size = (*size != 0).then_some(*size);
                 Ok(())
@@ -142,7 +177,7 @@ impl Planner<'_> {
                 self.add(mount, source, vec![MountAttribute::NoSuid]);
                 Ok(())
             }
-            MountKind::Cache { id, sharing } => self.cache(mount, id, *sharing).await,
+            MountKind::Cache { id, sharing } => self.cache(index, id, *sharing).await,
             MountKind::Secret(secret) => self.secret(mount, secret).await,
             MountKind::Ssh(ssh) => self.ssh(mount, ssh).await,
         }
@@ -161,9 +196,12 @@ impl Planner<'_> {
             .push(StepMount::new(destination, source).with(attributes));
     }
 
-    fn bind(&mut self, mount: &Mount) -> Result<(), Failure> {
+    fn bind(&mut self, index: usize, mount: &Mount) -> Result<(), Failure> {
         let input = self.input(mount);
-        let stack = self.stack(mount, &input)?;
+        let stack = self.stack(index, mount, &input)?;
+        let lower = stack.lower.iter().rev().cloned();
+        let own = stack.writable.iter().map(|own| own.upper.clone());
+        self.plan.views[index] = View::Layers(lower.chain(own).collect(), clean(&mount.selector));
         if mount.dest == "/" {
             self.plan.root = stack;
             self.plan.readonly_root = mount.readonly;
@@ -183,34 +221,50 @@ impl Planner<'_> {
     }
 
     /// The layers of a bind mount, with a new one on top where the step may write.
-    fn stack(&mut self, mount: &Mount, input: &Snapshot) -> Result<LayerStack, Failure> {
-        if mount.readonly {
-            if let Some(output) = mount.output {
-                self.plan
-                    .outputs
-                    .push((output, Output::Unchanged(input.clone())));
+    fn stack(
+        &mut self,
+        index: usize,
+        mount: &Mount,
+        input: &Snapshot,
+    ) -> Result<LayerStack, Failure> {
+        // An empty tree has no directory of its own to show.
+        if mount.readonly && !input.is_empty() {
+            if let Some(number) = mount.output {
+                self.output(number, index, Output::Unchanged(input.clone()));
             }
             return Ok(LayerStack::read_only(lower(input)));
         }
         let building = self.ops.env.layers.begin()?;
         let stack = LayerStack::writable(lower(input), building.fs(), building.work());
         match mount.output {
-            Some(output) => {
-                self.plan
-                    .outputs
-                    .push((output, Output::Changed(input.clone(), building)));
+            Some(number) => {
+                self.output(number, index, Output::Changed(input.clone(), building));
             }
-            None => self.plan.discarded.push(building),
+            None => self.plan.discarded.push(Discarded {
+                mount: index,
+                input: input.clone(),
+                building,
+            }),
         }
         Ok(stack)
     }
 
+    fn output(&mut self, number: usize, mount: usize, output: Output) {
+        self.plan.outputs.push(PlannedOutput {
+            number,
+            mount,
+            output,
+        });
+    }
+
     async fn cache(
         &mut self,
-        mount: &Mount,
+        index: usize,
         id: &str,
         sharing: CacheSharing,
     ) -> Result<(), Failure> {
+        let op = self.op;
+        let mount = &op.mounts[index];
         let base = mount.input.map(|_| self.input(mount));
         let key = cache_key(id, base.as_ref());
         let existing = self.plan.caches.iter().find(|cache| cache.key == key);
@@ -221,7 +275,7 @@ impl Planner<'_> {
             let description = format!("cached mount {} from exec {args}", mount.dest);
             let entered = tokio::select! {
                 entered = self.ops.cache_mounts.enter(&key, sharing, &description) => entered?,
-                () = self.ctx.cancelled().cancelled() => return Err(Failure::cancelled()),
+                () = self.caller.cancelled.cancelled() => return Err(Failure::cancelled()),
             };
             if let Some(base) = base.as_ref().filter(|_| entered.fresh) {
                 fill(&entered, base, &clean(&mount.selector)).await?;
@@ -230,17 +284,16 @@ impl Planner<'_> {
             self.plan.caches.push(entered);
             dir
         };
-        if let Some(output) = mount.output {
-            self.plan
-                .outputs
-                .push((output, Output::Unchanged(base.unwrap_or_default())));
+        if let Some(number) = mount.output {
+            self.output(number, index, Output::Unchanged(base.unwrap_or_default()));
         }
+        self.plan.views[index] = View::Layers(vec![dir.clone()], "/".to_owned());
         self.add(mount, MountSource::path(dir), Vec::new());
         Ok(())
     }
 
     async fn secret(&mut self, mount: &Mount, secret: &SecretMount) -> Result<(), Failure> {
-        let Some(value) = secret_value(self.ops, self.ctx, &secret.id, secret.optional).await?
+        let Some(value) = secret_value(self.ops, self.caller, &secret.id, secret.optional).await?
         else {
             return Ok(());
         };
@@ -294,7 +347,7 @@ impl Planner<'_> {
     /// A client that offers an ssh agent of this id.
     async fn agent(&self, id: &str) -> Result<Arc<dyn Session>, Failure> {
         let mut last = Failure::new("no client offers an ssh agent");
-        for session in self.ops.env.clients(self.ctx).await? {
+        for session in self.ops.env.clients(&self.caller.sessions).await? {
             match session.secrets().check_agent(id).await {
                 Ok(()) => return Ok(session),
                 Err(error) => last = error.into(),
@@ -307,12 +360,13 @@ impl Planner<'_> {
 /// A secret's value; `None` where the client has none and that is fine.
 pub(super) async fn secret_value(
     ops: &OpsEnv,
-    ctx: &OpContext,
+    caller: &Caller,
     id: &str,
     optional: bool,
 ) -> Result<Option<Vec<u8>>, Failure> {
     let mut last = None;
-    for session in ops.env.clients(ctx).await.unwrap_or_default() {
+    let clients = ops.env.clients(&caller.sessions).await;
+    for session in clients.unwrap_or_default() {
         match session.secrets().secret(id).await {
             Ok(value) => return Ok(Some(value)),
             Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported) => {}

@@ -9,18 +9,19 @@ use jiff::Timestamp;
 use shipway_backend::{Exit, Process, StepIo};
 use shipway_engine::{OpContext, VertexProgress};
 use shipway_layers::Snapshot;
-use shipway_model::op::NetMode;
 use shipway_model::{Failure, FailureDetail};
 use shipway_source::env::SandboxUse;
-use shipway_step::{MountAttribute, MountSource, MountStubs, StepMount, StepSpec};
+use shipway_step::StepSpec;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::caller::Caller;
 use super::clip::Clip;
-use super::plan::{Output, Plan, Planner, secret_value};
+use super::failed::FailedStep;
+use super::plan::{Output, Plan, Planner};
 use super::scratch::StepFiles;
-use super::spec::{HOSTNAME, SpecInputs, runtime_spec};
-use super::{ExecOperation, LogLimits, net_files};
+use super::specification::{Around, secret_env, specification};
+use super::{ExecOperation, LogLimits};
 
 /// Exit code of a process that was killed.
 const KILLED: u32 = 137;
@@ -36,103 +37,61 @@ pub(super) async fn run(
         input.materialise(&ops.env.layers, &need).await?;
     }
     let files = StepFiles::create(&ops.step_files)?;
-    let plan = Plan::new(inputs);
+    let caller = Caller::of(ctx);
     let planner = Planner {
         ops,
-        ctx,
+        caller: &caller,
         op: &step.op,
         files: &files,
-        plan,
+        plan: Plan::new(inputs),
     };
     let mut plan = planner.plan().await?;
-    let secret_env = secret_env(step, ctx).await?;
+    let secret_env = secret_env(ops, &caller, &step.op.secret_env).await?;
     let slot = ops.env.sandbox.enter().await?;
-    let spec = specification(step, &plan, secret_env, &slot.step_id, &files)?;
+    let around = Around {
+        secret_env,
+        terminal: false,
+        id: &slot.step_id,
+        resources: step.resources.as_ref(),
+    };
+    let spec = specification(ops, &step.op, &plan, around, &files)?;
     let ended = supervise(step, ctx, &slot, spec, &mut plan).await;
     slot.release().await;
-    check(step, ctx, &ended?)?;
+    if let Err(failure) = check(step, ctx, &ended?) {
+        return Err(failed(step, plan, failure).await);
+    }
     let outputs = commit(step, plan).await?;
     ops.eager
         .committed(&step.info.digest, &outputs, &ops.env, &need);
     Ok(outputs)
 }
 
-async fn secret_env(step: &ExecOperation, ctx: &OpContext) -> Result<Vec<String>, Failure> {
-    let mut variables = Vec::new();
-    for secret in &step.op.secret_env {
-        let value = secret_value(&step.ops, ctx, &secret.id, secret.optional).await?;
-        let value = String::from_utf8(value.unwrap_or_default()).map_err(|e| {
-            Failure::from_error(&e).context(format!("secret {} as a variable", secret.id))
-        })?;
-        variables.push(format!("{}={value}", secret.name));
+/// The failure of a step together with what it left; a step that was killed leaves nothing.
+async fn failed(step: &ExecOperation, plan: Plan, failure: Failure) -> Failure {
+    if failure.is_cancelled() {
+        return failure;
     }
-    Ok(variables)
-}
-
-fn specification(
-    step: &ExecOperation,
-    plan: &Plan,
-    secret_env: Vec<String>,
-    id: &str,
-    files: &StepFiles,
-) -> Result<StepSpec, Failure> {
-    let op = &step.op;
-    let inputs = SpecInputs {
-        secret_env,
-        ssh_socket: plan.ssh_socket.clone(),
-        shm_size: plan.shm_size,
-        resources: step.resources.as_ref(),
-        terminal: false,
-        readonly_root: plan.readonly_root,
-        id,
-    };
-    let hostname = if op.meta.hostname.is_empty() {
-        HOSTNAME
-    } else {
-        &op.meta.hostname
-    };
-    let hosts = net_files::hosts(hostname, &op.meta.extra_hosts);
-    let host_resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let host_network = op.network != NetMode::None;
-    let resolver = net_files::resolv_conf(&host_resolver, host_network, &step.ops.dns);
-    let given = |path: &str| {
-        plan.mounts
-            .iter()
-            .any(|m| m.destination.as_os_str() == path)
-    };
-    let mut mounts = Vec::new();
-    for (path, name, text) in [
-        ("/etc/hosts", "hosts", hosts),
-        ("/etc/resolv.conf", "resolv.conf", resolver),
-    ] {
-        if !given(path) {
-            let file = files.file(name, text.as_bytes(), 0o644)?;
-            let mount = StepMount::new(path, MountSource::path(file));
-            mounts.push(mount.with([MountAttribute::ReadOnly]));
+    let name = Arc::clone(&step.info.name);
+    let op = step.op.clone();
+    let kept = tokio::task::spawn_blocking(move || FailedStep::keep(&op, plan, &name));
+    match kept.await {
+        Ok(Ok(left)) => failure.with(left.detail(&step.marshalled)),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "what a failed step wrote is lost");
+            failure
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what a failed step wrote is lost");
+            failure
         }
     }
-    mounts.extend(plan.mounts.iter().cloned());
-    let stubs = if op.meta.remove_mount_stubs_recursive {
-        MountStubs::RemoveWithParents
-    } else {
-        MountStubs::Remove
-    };
-    Ok(StepSpec {
-        spec: runtime_spec(op, &inputs),
-        root: plan.root.clone(),
-        mounts,
-        user: Some(op.meta.user.clone()),
-        create_cwd: true,
-        stubs,
-        result: Some(files.path("outcome")),
-    })
 }
 
 /// Starts the step and waits for its end; kills it where nobody wants it any more.
 async fn supervise(
     step: &ExecOperation,
     ctx: &OpContext,
-    slot: &SandboxUse<'_>,
+    slot: &SandboxUse,
     spec: StepSpec,
     plan: &mut Plan,
 ) -> Result<Exit, Failure> {
@@ -229,10 +188,10 @@ fn check(step: &ExecOperation, ctx: &OpContext, exit: &Exit) -> Result<(), Failu
 async fn commit(step: &ExecOperation, plan: Plan) -> Result<Vec<Snapshot>, Failure> {
     let name = Arc::clone(&step.info.name);
     let mut outputs = plan.outputs;
-    outputs.sort_by_key(|(output, _)| *output);
+    outputs.sort_by_key(|planned| planned.number);
     drop(plan.discarded);
     let committed = tokio::task::spawn_blocking(move || {
-        let each = outputs.into_iter().map(|(_, output)| match output {
+        let each = outputs.into_iter().map(|planned| match planned.output {
             Output::Unchanged(input) => Ok(input),
             Output::Changed(input, building) => {
                 let layer = building.finish(&name, Timestamp::now())?;
