@@ -131,16 +131,16 @@ impl BridgeService {
             (None, "") => Ok(FrontendResult::default()),
             (None, name) => {
                 let inputs = solve::inputs(&request.frontend_inputs)?;
-                let request = FrontendRequest {
+                let frontend = FrontendRequest {
                     options: request.frontend_opt,
                     inputs,
                 };
                 let asked = &build.caller.build;
-                let result = asked.solve_frontend(name, request).await?;
+                let solved = asked.solve_frontend(name, frontend).await?;
                 if evaluate {
-                    build.evaluate_result(&result).await?;
+                    build.evaluate_result(&solved).await?;
                 }
-                Ok(result)
+                Ok(solved)
             }
         }
     }
@@ -162,6 +162,12 @@ fn mode(text: &str) -> Result<ResolveMode, Failure> {
         "local" => Ok(ResolveMode::PreferLocal),
         other => Err(Failure::new(format!("invalid resolvemode: {other}"))),
     }
+}
+
+/// Session and store of an image in a client's OCI layout.
+fn layout_store(source: &pb::SourceOp) -> (String, String) {
+    let attr = |name: &str| source.attrs.get(name).cloned().unwrap_or_default();
+    (attr("oci.session"), attr("oci.store"))
 }
 
 /// `(offset, length)` of a part of a file.
@@ -286,7 +292,9 @@ impl LlbBridge for BridgeService {
         if matches!(kind, "git" | "http" | "https") {
             return resolve_remote(&build, source, request).await;
         }
-        let Some(reference) = source.identifier.strip_prefix("docker-image://") else {
+        let (scheme, reference) = source.identifier.split_once("://").unwrap_or_default();
+        let oci_layout = (scheme == "oci-layout").then(|| layout_store(&source));
+        if scheme != "docker-image" && oci_layout.is_none() {
             // Other sources have no metadata to find: the source stands for itself.
             let known = kind == "local";
             return if known {
@@ -298,13 +306,13 @@ impl LlbBridge for BridgeService {
             } else {
                 unsupported(&format!("resolving {:?}", source.identifier))
             };
-        };
+        }
         let asked = ResolveRequest {
             reference: reference.to_owned(),
             platform: request.platform.map(containers::platform),
             mode: mode(&request.resolve_mode).map_err(|e| to_status(&e))?,
             log_name: request.log_name,
-            oci_layout: None,
+            oci_layout,
             policies,
         };
         let found = build
@@ -332,7 +340,7 @@ impl LlbBridge for BridgeService {
             attestation_chain: None,
         };
         let source = pb::SourceOp {
-            identifier: format!("docker-image://{}", found.reference),
+            identifier: format!("{scheme}://{}", found.reference),
             ..source
         };
         Ok(Response::new(wire::ResolveSourceMetaResponse {

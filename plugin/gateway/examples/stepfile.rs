@@ -54,7 +54,9 @@ async fn build(gateway: Gateway) -> Result<Answer, Error> {
             });
         }
     }
-    let state = build.state.ok_or_else(|| Error::user("nothing to build: there is no `from`"))?;
+    let state = build
+        .state
+        .ok_or_else(|| Error::user("nothing to build: there is no `from`"))?;
     let definition = build.graph.definition(&state, None)?;
     let result = build.gateway.solve(&definition).await?;
     Ok(Answer::new(result).config(&build.config))
@@ -72,7 +74,9 @@ impl Build {
             "set" => {
                 let (name, value) = rest.split_once(' ').unwrap_or((rest, ""));
                 let mut variables = self.config["config"]["Env"].as_array().cloned();
-                variables.get_or_insert_default().push(format!("{name}={value}").into());
+                variables
+                    .get_or_insert_default()
+                    .push(format!("{name}={value}").into());
                 self.config["config"]["Env"] = variables.into();
                 before.env(name, value)
             }
@@ -114,7 +118,11 @@ impl Build {
         self.config = serde_json::from_slice(&found.config).map_err(unreadable)?;
         let options = VertexOptions::named(format!("from {image}"));
         let mut state = self.graph.image(Image::new(found.reference), options);
-        for variable in self.config["config"]["Env"].as_array().into_iter().flatten() {
+        for variable in self.config["config"]["Env"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             if let Some((name, value)) = variable.as_str().and_then(|text| text.split_once('=')) {
                 state = state.env(name, value);
             }

@@ -100,7 +100,9 @@ pub(crate) async fn give_back(
         },
     };
     let returned = bridge.r#return(message).await;
-    returned.map(drop).map_err(Error::call("returning the result"))
+    returned
+        .map(drop)
+        .map_err(Error::call("returning the result"))
 }
 
 #[cfg(test)]
@@ -109,13 +111,23 @@ mod tests {
 
     #[test]
     fn platforms_are_listed_with_their_results() {
-        let (amd, arm) = (Platform::new("linux", "amd64", ""), Platform::new("linux", "arm64", ""));
+        let (amd, arm) = (
+            Platform::new("linux", "amd64", ""),
+            Platform::new("linux", "arm64", ""),
+        );
         let answer = Answer::default();
-        let answer = answer.platform(&amd, None, &json!({})).platform(&arm, None, &json!({}));
+        let answer = answer
+            .platform(&amd, None, &json!({}))
+            .platform(&arm, None, &json!({}));
         let wire = answer.into_wire();
         let listed: Value = serde_json::from_slice(&wire.metadata["refs.platforms"]).unwrap();
         assert_eq!(listed["Platforms"][1]["ID"], "linux/arm64");
-        assert!(wire.metadata.contains_key("containerimage.config/linux/amd64"));
-        assert!(matches!(wire.result, Some(wire::result::Result::Refs(refs)) if refs.refs.len() == 2));
+        assert!(
+            wire.metadata
+                .contains_key("containerimage.config/linux/amd64")
+        );
+        assert!(
+            matches!(wire.result, Some(wire::result::Result::Refs(refs)) if refs.refs.len() == 2)
+        );
     }
 }

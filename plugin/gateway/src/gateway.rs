@@ -65,7 +65,9 @@ impl Gateway {
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
         let pong = bridge.ping(wire::PingRequest {}).await;
-        let pong = pong.map_err(Error::call("greeting the daemon"))?.into_inner();
+        let pong = pong
+            .map_err(Error::call("greeting the daemon"))?
+            .into_inner();
         let enabled = |caps: Vec<shipway_proto::apicaps::ApiCap>| {
             let caps = caps.into_iter().filter(|cap| cap.enabled);
             caps.map(|cap| cap.id).collect()
@@ -205,7 +207,9 @@ impl Gateway {
     /// Graphs that the client handed in.
     pub async fn inputs(&self) -> Result<Vec<Input>, Error> {
         let given = self.bridge().inputs(wire::InputsRequest {}).await;
-        let given = given.map_err(Error::call("asking for inputs"))?.into_inner();
+        let given = given
+            .map_err(Error::call("asking for inputs"))?
+            .into_inner();
         let read = |(name, definition): (String, pb::Definition)| {
             let decoded = shipway_llb::decode(&definition);
             match decoded {
@@ -228,9 +232,8 @@ impl Gateway {
         file: &pb::SourceInfo,
         lines: (i32, i32),
     ) -> Result<(), Error> {
-        let ranges = (lines.0..=lines.1).map(|line| {
-            shipway_llb::encode::encode_range(&SourceRange::lines(line, line))
-        });
+        let ranges = (lines.0..=lines.1)
+            .map(|line| shipway_llb::encode::encode_range(&SourceRange::lines(line, line)));
         let request = wire::WarnRequest {
             digest: vertex.to_string(),
             level: 1,

@@ -46,7 +46,9 @@ impl Options {
     /// A build argument.
     #[must_use]
     pub fn build_arg(&self, name: &str) -> Option<&str> {
-        self.all.get(&format!("build-arg:{name}")).map(String::as_str)
+        self.all
+            .get(&format!("build-arg:{name}"))
+            .map(String::as_str)
     }
 
     /// Name of the file that describes the build.
@@ -83,7 +85,10 @@ mod tests {
         let own = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let options = Options::read(own);
         assert_eq!(options.filename(), "a=b");
-        assert_eq!((options.build_arg("X"), options.get("build-arg:X")), (Some(""), None));
+        assert_eq!(
+            (options.build_arg("X"), options.get("build-arg:X")),
+            (Some(""), None)
+        );
         assert_eq!((options.session.as_str(), options.all.len()), ("s", 2));
         assert_eq!(options.context_directory(), "context");
     }

@@ -184,10 +184,10 @@ mod tests {
         assert_eq!(&*answer.unwrap_err().message, "a");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_is_only_what_is_not_being_answered() {
         let talk = Conversation::new(BTreeMap::new());
-        let (first, later) = (Duration::from_secs(1), Duration::from_secs(100));
+        let (first, later) = (Duration::from_millis(1), Duration::from_millis(20));
         talk.silence(first, later).await;
         let call = talk.call();
         let waited = tokio::time::timeout(later * 3, talk.silence(first, later)).await;

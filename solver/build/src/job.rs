@@ -433,6 +433,10 @@ impl Build {
     ) -> Exportable {
         let platforms = result.platforms().unwrap_or_default().platforms;
         let multi_platform = matches!(result.refs, Refs::Map(_));
+        let mut snapshots = snapshots;
+        // Results that came over the wire are in no order; the list of platforms is.
+        let place = |key: &str| platforms.iter().position(|platform| platform.id == key);
+        snapshots.sort_by_key(|(key, _)| place(key).unwrap_or(usize::MAX));
         let results = snapshots.into_iter().map(|(key, snapshot)| {
             let listed = platforms.iter().find(|p| p.id == key || key.is_empty());
             let platform = listed.map_or_else(|| self.platform_of(result), |p| p.platform.clone());

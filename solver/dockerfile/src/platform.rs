@@ -6,10 +6,25 @@ use shipway_model::Platform;
 
 /// Why a string names no platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?}: {reason}")]
-pub struct InvalidPlatform {
-    text: String,
-    reason: &'static str,
+pub enum InvalidPlatform {
+    /// It is none as a whole.
+    #[error("{text:?}: {reason}")]
+    Whole {
+        /// The string, cut off.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// One part of it is none, in containerd's words.
+    #[error(
+        "{part:?} is an invalid component of {text:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+    )]
+    Component {
+        /// The part.
+        part: String,
+        /// The string, cut off.
+        text: String,
+    },
 }
 
 /// Reads a platform.
@@ -17,8 +32,9 @@ pub struct InvalidPlatform {
 /// # Errors
 /// What it is not.
 pub fn parse(text: &str) -> Result<Platform, InvalidPlatform> {
-    let invalid = |reason| InvalidPlatform {
-        text: text.chars().take(100).collect(),
+    let shown = || -> String { text.chars().take(100).collect() };
+    let invalid = |reason| InvalidPlatform::Whole {
+        text: shown(),
         reason,
     };
     if text.contains('*') {
@@ -26,8 +42,11 @@ pub fn parse(text: &str) -> Result<Platform, InvalidPlatform> {
     }
     let parts: Vec<&str> = text.split('/').collect();
     let (os, version) = os_and_version(parts[0]).ok_or_else(|| invalid("invalid OS component"))?;
-    if !parts[1..].iter().all(|part| is_component(part)) {
-        return Err(invalid("invalid component"));
+    if let Some(part) = parts[1..].iter().find(|part| !is_component(part)) {
+        return Err(InvalidPlatform::Component {
+            part: (*part).to_owned(),
+            text: shown(),
+        });
     }
     let mut platform = Platform {
         os,

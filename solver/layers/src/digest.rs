@@ -54,8 +54,11 @@ impl Layers {
     }
 
     fn digest_now(&self, snapshot: &Snapshot, selectors: &[Selector]) -> Result<Digest, Failure> {
+        let top = snapshot.ids().last().map(|id| id.to_string());
+        let top = top.unwrap_or_else(|| "scratch".to_owned());
         let failed = |e: shipway_tree::Error| {
-            Failure::from_error(&e).context("failed to calculate checksum of ref")
+            let context = format!("failed to calculate checksum of ref {top}");
+            Failure::from_error(&e).context(context)
         };
         let mut indexed = Vec::new();
         for layer in snapshot.layers() {

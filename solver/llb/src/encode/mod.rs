@@ -161,7 +161,9 @@ pub fn encode_sources(maps: &SourceMaps) -> pb::Source {
         source_index: i32::try_from(location.source).unwrap_or(i32::MAX),
         ranges: location.ranges.iter().map(encode_range).collect(),
     };
-    let locations = maps.locations.iter().map(|(digest, locations)| {
+    // An empty message in a map is left out of its entry, and BuildKit refuses the entry then.
+    let located = maps.locations.iter().filter(|(_, all)| !all.is_empty());
+    let locations = located.map(|(digest, locations)| {
         let locations = locations.iter().map(location).collect();
         (digest.to_string(), pb::Locations { locations })
     });

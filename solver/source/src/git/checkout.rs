@@ -106,7 +106,16 @@ impl GitRepo {
             }
         };
         checkout
-            .run(&["fetch", "-u", "--depth=1", "--", "origin", &spec])
+            // Git would follow to a tag by itself, and then refuse to write it twice.
+            .run(&[
+                "fetch",
+                "-u",
+                "--depth=1",
+                "--no-tags",
+                "--",
+                "origin",
+                &spec,
+            ])
             .await?;
         let done = checkout.run(&["checkout", "FETCH_HEAD"]).await;
         self.named(done, "failed to checkout remote")?;
