@@ -5,6 +5,7 @@ mod bad_dockerfiles;
 mod bad_registries;
 mod cache;
 mod clients;
+mod devices;
 mod exporters;
 mod kills;
 mod real_program;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use shipway_backend::{Host, Namespace};
 use shipway_build::Builder;
 use shipway_model::Platform;
+use shipway_ops::cdi::CdiDirs;
 use shipway_proto::MESSAGE_LIMIT;
 use shipway_proto::content::content_server::ContentServer;
 use shipway_proto::control::control_server::ControlServer;
@@ -35,6 +36,8 @@ pub struct Identity {
     pub network: String,
     /// Platforms, this machine's first.
     pub platforms: Vec<Platform>,
+    /// Where devices are described.
+    pub cdi: CdiDirs,
     /// Path of the program, and its version.
     pub package: String,
     /// Version.

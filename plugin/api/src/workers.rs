@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use shipway_backend::Host;
 use shipway_model::Platform;
-use shipway_proto::types::{BuildkitVersion, WorkerRecord};
+use shipway_ops::cdi::Devices;
+use shipway_proto::types::{BuildkitVersion, CdiDevice, WorkerRecord};
 use tonic::Status;
 
 use crate::wire::failure::to_status;
@@ -53,8 +54,25 @@ impl Workers {
                 .collect(),
             gc_policy: Vec::new(),
             buildkit_version: Some(self.version()),
-            cdi_devices: Vec::new(),
+            cdi_devices: self.devices().await,
         })
+    }
+
+    /// The devices that steps may ask for.
+    async fn devices(&self) -> Vec<CdiDevice> {
+        let dirs = self.identity.cdi.clone();
+        let listed = tokio::task::spawn_blocking(move || {
+            let devices = Devices::read(&dirs);
+            let each = devices.list().map(|device| CdiDevice {
+                name: device.name,
+                auto_allow: device.auto_allow,
+                annotations: device.annotations,
+                on_demand: false,
+            });
+            each.collect()
+        });
+        // A worker whose devices cannot be listed is still a worker.
+        listed.await.unwrap_or_default()
     }
 
     pub(crate) fn version(&self) -> BuildkitVersion {

@@ -14,6 +14,7 @@ use shipway_containerd::Containerd;
 use shipway_engine::Engine;
 use shipway_layers::Layers;
 use shipway_model::{Digest, Failure, Platform};
+use shipway_ops::cdi::CdiDirs;
 use shipway_ops::{CacheMounts, DnsConfig, LogLimits};
 use shipway_registry::{RegistryClient, WebClient};
 use shipway_session::SessionHub;
@@ -283,6 +284,7 @@ fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -
         allowed_entitlements: allowed.map(str::to_owned).collect(),
         step_files,
         log_limits: log_limits(),
+        cdi: cdi(config),
         dns: DnsConfig {
             nameservers: config.dns.nameservers.clone(),
             search_domains: config.dns.search_domains.clone(),
@@ -339,10 +341,17 @@ fn identity(config: &Config) -> Result<Identity, AnyError> {
         hostname: state::hostname(),
         network: "host".to_owned(),
         platforms,
+        cdi: cdi(config),
         package: "github.com/shipway/shipway".to_owned(),
         version: format!("v{}", env!("CARGO_PKG_VERSION")),
         revision: Digest::of(env!("CARGO_PKG_VERSION")).hex()[..12].to_owned(),
     })
+}
+
+/// Where devices are described.
+fn cdi(config: &Config) -> CdiDirs {
+    let dirs = &config.cdi.spec_dirs;
+    CdiDirs(config.cdi.enabled.then(|| dirs.clone()))
 }
 
 fn tls(listen: &Listen) -> Result<Option<ServerTlsConfig>, AnyError> {

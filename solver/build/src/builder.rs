@@ -13,6 +13,7 @@ use shipway_frontend::gateway::Policy;
 use shipway_layers::{Layers, Snapshot};
 use shipway_model::failure::FailureKind;
 use shipway_model::{Failure, Platform};
+use shipway_ops::cdi::CdiDirs;
 use shipway_ops::{CacheMounts, DnsConfig, LogLimits};
 use shipway_source::ImageResolver;
 use shipway_source::local::Mirrors;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub log_limits: LogLimits,
     /// Name service of steps.
     pub dns: DnsConfig,
+    /// Where devices are described.
+    pub cdi: CdiDirs,
     /// Distinguishes this daemon's tasks from another's.
     pub instance: String,
 }

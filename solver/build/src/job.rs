@@ -20,6 +20,7 @@ use shipway_model::failure::{FailureKind, Held};
 use shipway_model::policy::Policy;
 use shipway_model::progress::Sink;
 use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform, Vertex};
+use shipway_ops::cdi::DeviceGrants;
 use shipway_ops::graph::{self, Entitlements};
 use shipway_ops::{Eager, FailedStep, OpsEnv, graph as operations};
 use shipway_source::Env;
@@ -84,14 +85,8 @@ impl Build {
         request: &Request,
         cancelled: CancellationToken,
     ) -> Result<Arc<Self>, Failure> {
-        let entitlements = entitlements(request, &parts.settings.allowed_entitlements)?;
-        // Exporters are checked before anything runs.
-        request
-            .exporters
-            .iter()
-            .try_for_each(|e| Exporter::new(e).map(drop))?;
-        let caches = Caches::new(&request.cache_exports)?;
-        Policies::new([&request.source_policy])?;
+        let (entitlements, devices) = entitlements(request, &parts.settings.allowed_entitlements)?;
+        let caches = check(request)?;
         let lease = request.namespace.leases.create(LEASE_TTL).await?;
         let task = format!("shipway-{}-{}", parts.settings.instance, unique(""));
         let labels = BTreeMap::from([
@@ -121,6 +116,8 @@ impl Build {
             dns: parts.settings.dns.clone(),
             eager: Eager::default(),
             entitlements,
+            cdi: parts.settings.cdi.clone(),
+            devices,
         });
         let progress = Arc::new(Progress::default());
         let sessions = Some(request.session.as_str()).filter(|id| !id.is_empty());
@@ -507,22 +504,36 @@ fn epoch_of(result: &FrontendResult) -> Option<i64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
+/// Checks exporters, caches and policies before anything runs.
+fn check(request: &Request) -> Result<Caches, Failure> {
+    let exporters = request.exporters.iter();
+    exporters.map(Exporter::new).try_for_each(|e| e.map(drop))?;
+    Policies::new([&request.source_policy])?;
+    Caches::new(&request.cache_exports)
+}
+
 /// The entitlements that a build gets; one that the daemon does not allow is refused by name.
-fn entitlements(request: &Request, allowed: &[String]) -> Result<Entitlements, Failure> {
+fn entitlements(
+    request: &Request,
+    allowed: &[String],
+) -> Result<(Entitlements, DeviceGrants), Failure> {
     let mut granted = Entitlements::default();
+    let mut devices = DeviceGrants::default();
     for wanted in &request.entitlements {
-        if !allowed.contains(wanted) {
+        let kind = wanted.split('=').next().unwrap_or_default();
+        if !allowed.iter().any(|allowed| allowed == kind) {
             return Err(Failure::new(format!(
-                "granting entitlement {wanted} is not allowed by build daemon configuration"
+                "granting entitlement {kind} is not allowed by build daemon configuration"
             )));
         }
         match wanted.as_str() {
             "network.host" => granted.network_host = true,
             "security.insecure" => granted.security_insecure = true,
+            _ if kind == "device" => devices.add(wanted)?,
             other => return Err(Failure::new(format!("unknown entitlement {other}"))),
         }
     }
-    Ok(granted)
+    Ok((granted, devices))
 }
 
 /// What a client is told of an engine's error: BuildKit's words, and where in the source it happened.

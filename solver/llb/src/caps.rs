@@ -35,6 +35,7 @@ pub const LLB: &[&str] = &[
     "source.http.auth",
     "source.http.header",
     "exec.meta.base",
+    "exec.meta.cdi",
     "exec.meta.cgroup.parent",
     "exec.meta.network",
     "exec.meta.proxyenv",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use shipway_engine::{Edge, Graph, Operation, VertexInfo};
 use shipway_layers::Snapshot;
 use shipway_model::failure::FailureKind;
-use shipway_model::op::{NetMode, Op, SecurityMode, SourceOp};
+use shipway_model::op::{CdiDevice, NetMode, Op, SecurityMode, SourceOp};
 use shipway_model::{Definition, Failure, FailureDetail, Vertex};
 use shipway_source::Env;
 use shipway_source::git::GitSource;
@@ -16,6 +16,7 @@ use shipway_source::layout::LayoutSource;
 use shipway_source::local::{LocalSource, Mirrors};
 
 use crate::cache_mounts::CacheMounts;
+use crate::cdi::{self, CdiDirs, DeviceGrants};
 use crate::eager::Eager;
 use crate::exec::{DnsConfig, ExecOperation, LogLimits};
 use crate::file::FileOperation;
@@ -39,6 +40,10 @@ pub struct OpsEnv {
     pub eager: Eager,
     /// What the build was granted.
     pub entitlements: Entitlements,
+    /// Where devices are described.
+    pub cdi: CdiDirs,
+    /// Devices that the build was granted.
+    pub devices: DeviceGrants,
 }
 
 /// What a build was granted.
@@ -110,12 +115,9 @@ fn operation(
     Ok(match &vertex.op {
         Op::Exec(exec) => {
             granted(ops.entitlements, exec.network, exec.security)?;
-            Arc::new(ExecOperation::new(
-                info,
-                Arc::clone(ops),
-                vertex,
-                exec.clone(),
-            ))
+            let mut exec = exec.clone();
+            exec.cdi_devices = devices(&exec.cdi_devices, vertex, ops)?;
+            Arc::new(ExecOperation::new(info, Arc::clone(ops), vertex, exec))
         }
         Op::Source(source) => self::source(info, vertex, source, ops)?,
         Op::File(file) => Arc::new(FileOperation::new(
@@ -183,6 +185,17 @@ fn source(
         )?),
         _ => return Err(unsupported(&format!("source {:?}", source.identifier))),
     })
+}
+
+/// The devices that a step gets.
+fn devices(wanted: &[CdiDevice], vertex: &Vertex, ops: &OpsEnv) -> Result<Vec<CdiDevice>, Failure> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    if ops.cdi.0.is_none() {
+        return cdi::without_devices(wanted, &name(vertex));
+    }
+    cdi::Devices::read(&ops.cdi).granted(wanted, &ops.devices)
 }
 
 /// Refuses what the build was not granted.

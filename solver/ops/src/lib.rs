@@ -1,6 +1,7 @@
 //! Exec, file, merge, diff and build as engine operations, and the graph of operations that a definition stands for.
 
 pub mod cache_mounts;
+pub mod cdi;
 mod content;
 mod eager;
 mod exec;

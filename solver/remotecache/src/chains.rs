@@ -188,7 +188,9 @@ fn finish(named: Vec<Named>, place: Place<'_>) -> Vec<Record> {
     }
     let mut out: Vec<Record> = kept.iter().map(|&at| records[at].1.clone()).collect();
     for input in out.iter_mut().flat_map(|r| &mut r.inputs) {
-        input.iter_mut().for_each(|i| i.record = place[i.record]);
+        for i in input.iter_mut() {
+            i.record = place[i.record];
+        }
         input.sort_unstable();
     }
     out
@@ -217,7 +219,11 @@ fn sorted(mut config: Config) -> Config {
     for result in config.records.iter_mut().flat_map(|r| &mut r.results) {
         match &mut result.layers {
             Layers::Top(at) => *at = place[*at],
-            Layers::Each(each) => each.iter_mut().for_each(|at| *at = place[*at]),
+            Layers::Each(each) => {
+                for at in each {
+                    *at = place[*at];
+                }
+            }
         }
     }
     config

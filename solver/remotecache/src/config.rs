@@ -391,15 +391,11 @@ fn wire_index(at: usize) -> i64 {
 
 impl WireInput {
     fn valid(self, record: usize, records: usize) -> Result<Input, InvalidConfig> {
-        let selector = match self.selector.as_str() {
-            "" => None,
-            text => match text.parse() {
-                Ok(digest) => Some(digest),
-                Err(_) => {
-                    let selector = self.selector;
-                    return Err(InvalidConfig::Selector { record, selector });
-                }
-            },
+        let parsed = Some(&self.selector).filter(|text| !text.is_empty());
+        let parsed = parsed.map(|text| text.parse()).transpose();
+        let Ok(selector) = parsed else {
+            let selector = self.selector;
+            return Err(InvalidConfig::Selector { record, selector });
         };
         Ok(Input {
             record: index("record ID", self.link, records)?,

@@ -37,6 +37,10 @@ pub enum ExportTo {
 
 /// A checked cache export.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own on the wire"
+)]
 pub struct CacheExport {
     /// Where to.
     pub to: ExportTo,
@@ -178,6 +182,11 @@ impl CacheExport {
         let mut seen: Vec<&CacheEntry> = Vec::new();
         let mut exports = Vec::new();
         for entry in entries {
+            let inline = |of: &&CacheEntry| of.kind == "inline";
+            if inline(&entry) && seen.iter().any(inline) {
+                // As BuildKit: an image has one cache.
+                continue;
+            }
             if seen.contains(&entry) {
                 return Err(InvalidCache::Duplicate(entry.kind.clone()));
             }

@@ -184,6 +184,7 @@ fn options_are_checked_before_anything_runs() {
     assert!(export.image_manifest && export.oci_types);
     let old = entry("local", &[("dest", "/c"), ("oci-mediatypes", "false")]);
     assert!(!CacheExport::parse(&old).unwrap().image_manifest);
+    let export_to = entry("registry", &[("ref", "a/b")]);
     let inline = CacheExport::parse(&entry("inline", &[])).unwrap();
     assert_eq!(inline.to, ExportTo::Inline);
     for (kind, text) in [
@@ -195,7 +196,9 @@ fn options_are_checked_before_anything_runs() {
         let error = CacheExport::parse(&entry(kind, &[])).unwrap_err();
         assert!(error.to_string().contains(text), "{error}");
     }
-    let twice = [entry("inline", &[]), entry("inline", &[])];
+    let inline = [entry("inline", &[]), entry("inline", &[])];
+    assert_eq!(CacheExport::parse_all(&inline).unwrap().len(), 1);
+    let twice = [export_to.clone(), export_to];
     let error = CacheExport::parse_all(&twice).unwrap_err();
     assert!(matches!(error, InvalidCache::Duplicate(_)));
     let error = CacheImport::parse(&entry("local", &[("src", "/c")])).unwrap_err();

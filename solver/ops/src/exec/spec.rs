@@ -3,12 +3,13 @@
 
 use std::sync::LazyLock;
 
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, Mount, Spec};
 use serde_json::{Value, json};
 use shipway_model::definition::LinuxResources;
 use shipway_model::op::{ExecOp, Meta, NetMode, SecurityMode};
 
 use super::seccomp;
+use crate::cdi::{DeviceNode, Edits};
 
 /// Capabilities of a sandboxed step (0xa80425fb).
 const CAPABILITIES: [&str; 14] = [
@@ -144,6 +145,83 @@ pub(super) fn runtime_spec(op: &ExecOp, inputs: &SpecInputs<'_>) -> Spec {
         }
     }
     spec
+}
+
+/// Adds what CDI devices bring: variables, nodes, and the permission to use these.
+pub(super) fn add_devices(spec: &mut Spec, edits: &Edits) {
+    if let Some(process) = spec.process_mut() {
+        let mut env = process.env().clone().unwrap_or_default();
+        let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+        for variable in &edits.env {
+            env.retain(|known| name(known) != name(variable));
+            env.push(variable.clone());
+        }
+        process.set_env(Some(env));
+    }
+    if edits.nodes.is_empty() {
+        return;
+    }
+    let nodes: Vec<Value> = edits.nodes.iter().map(node).collect();
+    let rules = edits.nodes.iter().filter(|node| node.kind != "p");
+    let rules = rules.map(|node| {
+        let kind = if node.kind == "u" { "c" } else { &node.kind };
+        json!({"allow": true, "type": kind, "major": node.major, "minor": node.minor, "access": node.access})
+    });
+    let Some(linux) = spec.linux_mut() else {
+        return;
+    };
+    let mut devices = linux.devices().clone().unwrap_or_default();
+    devices.extend(parsed::<Vec<LinuxDevice>>(nodes.into()));
+    linux.set_devices(Some(devices));
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    let mut allowed = resources.devices().clone().unwrap_or_default();
+    if allowed.is_empty() {
+        allowed = parsed(default_device_rules());
+    }
+    allowed.extend(parsed::<Vec<LinuxDeviceCgroup>>(
+        rules.collect::<Vec<_>>().into(),
+    ));
+    resources.set_devices(Some(allowed));
+    linux.set_resources(Some(resources));
+}
+
+fn node(node: &DeviceNode) -> Value {
+    let mut written = json!({
+        "path": node.path, "type": node.kind, "major": node.major, "minor": node.minor,
+    });
+    for (key, value) in [
+        ("fileMode", node.mode),
+        ("uid", node.uid),
+        ("gid", node.gid),
+    ] {
+        if let Some(value) = value {
+            written[key] = value.into();
+        }
+    }
+    written
+}
+
+/// What runtimes allow where nothing else is said: rules that are given replace these.
+fn default_device_rules() -> Value {
+    let open = [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(2)),
+        (136, None),
+    ];
+    let mut rules = vec![
+        json!({"allow": false, "access": "rwm"}),
+        json!({"allow": true, "type": "c", "access": "m"}),
+        json!({"allow": true, "type": "b", "access": "m"}),
+    ];
+    rules.extend(open.map(|(major, minor): (i64, Option<i64>)| {
+        json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"})
+    }));
+    rules.into()
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {

@@ -10,7 +10,8 @@ use super::caller::Caller;
 use super::net_files;
 use super::plan::{Plan, secret_value};
 use super::scratch::StepFiles;
-use super::spec::{HOSTNAME, SpecInputs, runtime_spec};
+use super::spec::{HOSTNAME, SpecInputs, add_devices, runtime_spec};
+use crate::cdi::{Devices, HostMount};
 use crate::graph::OpsEnv;
 
 /// What a process takes from elsewhere than its op.
@@ -42,6 +43,19 @@ pub(super) async fn secret_env(
     Ok(variables)
 }
 
+/// A directory or file of the host that comes with a device.
+fn host_mount(mount: &HostMount) -> StepMount {
+    let attributes = [
+        (mount.read_only, MountAttribute::ReadOnly),
+        (mount.no_suid, MountAttribute::NoSuid),
+        (mount.no_dev, MountAttribute::NoDev),
+        (mount.no_exec, MountAttribute::NoExec),
+    ];
+    let attributes = attributes.into_iter().filter(|(set, _)| *set);
+    StepMount::new(mount.to.clone(), MountSource::path(mount.from.clone()))
+        .with(attributes.map(|(_, attribute)| attribute))
+}
+
 /// Describes the first process of a container: what it mounts and how it runs.
 pub(super) fn specification(
     ops: &OpsEnv,
@@ -61,13 +75,19 @@ pub(super) fn specification(
     };
     let mut mounts = net_mounts(ops, op, plan, files)?;
     mounts.extend(plan.mounts.iter().cloned());
+    let mut spec = runtime_spec(op, &inputs);
+    if !op.cdi_devices.is_empty() {
+        let edits = Devices::read(&ops.cdi).edits(&op.cdi_devices)?;
+        add_devices(&mut spec, &edits);
+        mounts.extend(edits.mounts.iter().map(host_mount));
+    }
     let stubs = if op.meta.remove_mount_stubs_recursive {
         MountStubs::RemoveWithParents
     } else {
         MountStubs::Remove
     };
     Ok(StepSpec {
-        spec: runtime_spec(op, &inputs),
+        spec,
         root: plan.root.clone(),
         mounts,
         user: Some(op.meta.user.clone()),
