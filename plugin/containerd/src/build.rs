@@ -18,9 +18,10 @@ use tonic::{Code, Status};
 
 use crate::connection::{once, repeat};
 use crate::error::failed;
+use crate::exec::Recipe;
 use crate::fifo;
 use crate::scope::Scope;
-use crate::step::{Name, Recipe, Step};
+use crate::step::{Name, Step};
 
 /// What containerd calls an OCI specification.
 pub(crate) const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use shipway_backend::StepIo;
+use shipway_step::StepOutcome;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 use tokio::sync::mpsc;
@@ -28,8 +29,9 @@ pub(crate) struct Pipes {
     held: Held,
 }
 
+/// The shim's ends of a step's pipes.
 #[derive(Default)]
-struct Held {
+pub(crate) struct Held {
     readers: Vec<Receiver>,
     writers: Vec<Sender>,
 }
@@ -87,12 +89,73 @@ impl Pipes {
 
     /// Lets go of the shim's ends, which it holds itself now.
     pub(crate) fn started(self) -> Ends {
-        let Held { readers, writers } = self.held;
+        let (ends, held) = self.split();
+        let Held { readers, writers } = held;
         drop((readers, writers));
-        Ends {
+        ends
+    }
+
+    /// The daemon's ends, and the shim's to be let go of later.
+    pub(crate) fn split(self) -> (Ends, Held) {
+        let ends = Ends {
             input: self.input,
             outputs: self.outputs,
+        };
+        (ends, self.held)
+    }
+}
+
+/// The pipe over which the launcher says how a step ended: one line.
+pub(crate) struct Word {
+    pipe: Option<Receiver>,
+    text: BytesMut,
+}
+
+/// Bytes that an outcome may have.
+const LONGEST_WORD: usize = 1 << 20;
+
+impl Word {
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        // Held open for writing as well, so that there is no end before the launcher has opened it.
+        let pipe = OpenOptions::new().read_write(true).open_receiver(path)?;
+        Ok(Self {
+            pipe: Some(pipe),
+            text: BytesMut::new(),
+        })
+    }
+
+    /// Whether there is anything to wait for.
+    pub(crate) fn is_open(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    /// Waits for the outcome; may be dropped and called again. After an error there is none.
+    pub(crate) async fn read(&mut self) -> io::Result<StepOutcome> {
+        let read = self.line().await;
+        if read.is_err() {
+            self.pipe = None;
         }
+        read
+    }
+
+    async fn line(&mut self) -> io::Result<StepOutcome> {
+        let pipe = self.pipe.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        while !self.text.ends_with(b"\n") {
+            if self.text.len() > LONGEST_WORD {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            self.text.reserve(1 << 10);
+            pipe.read_buf(&mut self.text).await?;
+        }
+        Ok(serde_json::from_slice(&self.text)?)
+    }
+
+    /// The outcome, if it has been written by now.
+    pub(crate) fn last(&mut self) -> Option<StepOutcome> {
+        let pipe = self.pipe.as_ref()?;
+        while self.text.len() <= LONGEST_WORD && pipe.try_read_buf(&mut self.text).is_ok() {}
+        serde_json::from_slice(&self.text).ok()
     }
 }
 

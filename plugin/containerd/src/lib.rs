@@ -7,6 +7,7 @@ mod blobs;
 mod build;
 mod connection;
 mod error;
+mod exec;
 mod fifo;
 mod host;
 mod images;

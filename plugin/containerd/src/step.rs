@@ -1,22 +1,21 @@
-//! One step of a build: an exec in its task, or a task of its own. Decides when a step has ended and what is told about it:
-//! the result file that the launcher leaves counts for more than containerd's answer, which a dead shim cannot give.
+//! One step of a build, whatever containerd calls it: its handle, and the rest of its life after its start. Decides what is
+//! told about a step's end. How an exec is started and how its end is noticed is `exec`'s part.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_client::services::v1 as wire;
-use prost_types::Any;
-use shipway_backend::{BackendError, ErrorKind, Exit, Process, StepIo};
+use shipway_backend::{BackendError, ErrorKind, Exit, Process};
 use shipway_model::Digest;
-use shipway_step::{STEP_TYPE_URL, StepOutcome, StepSpec, VISIT_TYPE_URL, VisitSpec};
+use shipway_step::StepOutcome;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use crate::connection::{once, repeat};
-use crate::error::{failed, is_down};
-use crate::fifo::{self, Ends, Pipes};
+use crate::connection::repeat;
+use crate::error::failed;
+use crate::fifo::{self, Ends};
 use crate::scope::Scope;
 use crate::single::{Figures, Rootfs};
 
@@ -27,7 +26,15 @@ const SIGKILL: u32 = 9;
 /// A started step.
 pub(crate) struct Step {
     name: Name,
+    /// Whether containerd has answered its start, and so takes signals for it.
+    begun: watch::Receiver<bool>,
     exit: watch::Receiver<Option<Ended>>,
+}
+
+/// Where a step's life tells of it.
+pub(crate) struct Tell {
+    pub(crate) begun: watch::Sender<bool>,
+    pub(crate) ended: watch::Sender<Option<Ended>>,
 }
 
 /// Which step, and what containerd calls it.
@@ -38,30 +45,11 @@ pub(crate) struct Name {
     step: String,
     pub(crate) container: String,
     /// Empty where the step is its container's first process.
-    exec: String,
+    pub(crate) exec: String,
 }
 
 /// Most characters that an id may have.
 const ID: usize = 76;
-
-/// What the shim is asked to run as an exec.
-pub(crate) struct Recipe {
-    pub(crate) type_url: &'static str,
-    pub(crate) value: Vec<u8>,
-    pub(crate) terminal: bool,
-}
-
-impl Recipe {
-    /// A process that enters a step of a build's task.
-    pub(crate) fn visit(name: &Name, visit: &VisitSpec) -> Result<Self, BackendError> {
-        let value = visit.to_any_value();
-        Ok(Self {
-            type_url: VISIT_TYPE_URL,
-            value: value.map_err(|error| name.error("describing", error))?,
-            terminal: visit.process.terminal().unwrap_or(false),
-        })
-    }
-}
 
 /// What is to be removed when a step has ended.
 pub(crate) struct Traces {
@@ -71,16 +59,17 @@ pub(crate) struct Traces {
 }
 
 enum Own {
-    /// An exec, and the file where its launcher says how it ended.
-    Exec { result: PathBuf },
+    Exec,
     /// A container, and what is mounted for it.
     Container(Option<Rootfs>),
 }
 
 impl Traces {
-    fn of_exec(dir: PathBuf, result: PathBuf) -> Self {
-        let own = Own::Exec { result };
-        Self { dir, own }
+    pub(crate) fn of_exec(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            own: Own::Exec,
+        }
     }
 
     pub(crate) fn of_task(dir: PathBuf, rootfs: Option<Rootfs>) -> Self {
@@ -90,11 +79,11 @@ impl Traces {
 }
 
 /// How a step ended, for every waiter.
-type Ended = Result<Exit, Problem>;
+pub(crate) type Ended = Result<Exit, Problem>;
 
 /// Why there is no exit code.
 #[derive(Debug, Clone)]
-struct Problem {
+pub(crate) struct Problem {
     kind: ErrorKind,
     attempt: String,
     why: String,
@@ -107,59 +96,15 @@ impl From<Problem> for BackendError {
 }
 
 impl Step {
-    pub(crate) async fn start(
-        name: Name,
-        dir: PathBuf,
-        mut step: StepSpec,
-        io: StepIo,
-    ) -> Result<Self, BackendError> {
-        let result = step
-            .result
-            .get_or_insert_with(|| dir.join("outcome.json"))
-            .clone();
-        let pipes = Pipes::create(&dir, io);
-        let pipes = pipes.map_err(|error| name.error("preparing", error))?;
-        let process = step.spec.process().as_ref();
-        let terminal = process.and_then(oci_spec::runtime::Process::terminal);
-        let value = step.to_any_value();
-        let recipe = Recipe {
-            type_url: STEP_TYPE_URL,
-            value: value.map_err(|error| name.error("describing", error))?,
-            terminal: terminal.unwrap_or(false),
+    /// A step's handle, and the other end of it.
+    pub(crate) fn new(name: Name) -> (Self, Tell) {
+        let (tell_begun, begun) = watch::channel(false);
+        let (tell_ended, exit) = watch::channel(None);
+        let tell = Tell {
+            begun: tell_begun,
+            ended: tell_ended,
         };
-        Self::exec(name, dir, recipe, pipes, result).await
-    }
-
-    /// A process that enters a running step, as its task's shim understands `recipe`.
-    pub(crate) async fn enter(
-        name: Name,
-        dir: PathBuf,
-        recipe: Recipe,
-        io: StepIo,
-    ) -> Result<Self, BackendError> {
-        let pipes = Pipes::create(&dir, io);
-        let pipes = pipes.map_err(|error| name.error("preparing", error))?;
-        // Nobody writes it: what containerd says of the end counts.
-        let result = dir.join("outcome.json");
-        Self::exec(name, dir, recipe, pipes, result).await
-    }
-
-    async fn exec(
-        name: Name,
-        dir: PathBuf,
-        recipe: Recipe,
-        pipes: Pipes,
-        result: PathBuf,
-    ) -> Result<Self, BackendError> {
-        let started = name.exec_and_start(recipe, &pipes, &result).await;
-        let traces = Traces::of_exec(dir, result);
-        if let Err(error) = started {
-            name.forget(traces);
-            return Err(error);
-        }
-        let (step, life) = Self::run(name.clone(), traces, pipes.started());
-        name.scope.in_background(life);
-        Ok(step)
+        (Self { name, begun, exit }, tell)
     }
 
     /// A step that has been started, and the rest of its life.
@@ -168,12 +113,15 @@ impl Step {
         traces: Traces,
         ends: Ends,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (ended, exit) = watch::channel(None);
-        let life = Life {
-            name: name.clone(),
-            traces,
-        };
-        (Self { name, exit }, life.run(ends, ended))
+        let (step, tell) = Self::new(name.clone());
+        tell.begun.send_replace(true);
+        let life = Life { name, traces };
+        (step, life.run(ends, tell))
+    }
+
+    /// Waits until containerd has answered the step's start; where it never did, the step's life is over.
+    async fn begun(mut begun: watch::Receiver<bool>) {
+        drop(begun.wait_for(|begun| *begun).await);
     }
 
     async fn ended(&self) -> Ended {
@@ -189,6 +137,14 @@ impl Step {
 
 #[async_trait]
 impl Process for Step {
+    async fn started(&self) -> Result<(), BackendError> {
+        Self::begun(self.begun.clone()).await;
+        match self.exit.borrow().as_ref() {
+            Some(Err(problem)) => Err(problem.clone().into()),
+            _ => Ok(()),
+        }
+    }
+
     async fn wait(&self) -> Result<Exit, BackendError> {
         Ok(self.ended().await?)
     }
@@ -196,6 +152,7 @@ impl Process for Step {
     async fn signal(&self, signal: i32) -> Result<(), BackendError> {
         let number = u32::try_from(signal);
         let number = number.map_err(|error| self.name.error("signalling", error))?;
+        Self::begun(self.begun.clone()).await;
         let Name {
             scope,
             container,
@@ -206,6 +163,7 @@ impl Process for Step {
     }
 
     async fn kill(&self) -> Result<(), BackendError> {
+        Self::begun(self.begun.clone()).await;
         self.name.kill().await?;
         // How it ended does not matter, only that it has.
         let _ended = self.ended().await;
@@ -213,6 +171,7 @@ impl Process for Step {
     }
 
     async fn resize(&self, rows: u16, columns: u16) -> Result<(), BackendError> {
+        Self::begun(self.begun.clone()).await;
         let resized = repeat(|| {
             let message = wire::ResizePtyRequest {
                 container_id: self.name.container.clone(),
@@ -234,11 +193,19 @@ impl Drop for Step {
             return;
         }
         let name = self.name.clone();
+        let begun = self.begun.clone();
         self.name.scope.in_background(async move {
+            Self::begun(begun).await;
             if let Err(error) = name.kill().await {
                 tracing::warn!(?error, "a step runs until its build is closed");
             }
         });
+    }
+}
+
+impl std::fmt::Debug for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.build, self.step)
     }
 }
 
@@ -309,6 +276,19 @@ impl Name {
         }
     }
 
+    /// Why there never was a process, by containerd's word.
+    pub(crate) fn not_started(&self, status: &Status) -> Problem {
+        let (kind, why) = match Self::lost(status) {
+            Some(why) => (ErrorKind::Unavailable, why),
+            None => (ErrorKind::Other, status.message()),
+        };
+        Problem {
+            kind,
+            attempt: self.attempt("starting"),
+            why: why.to_owned(),
+        }
+    }
+
     async fn kill(&self) -> Result<(), BackendError> {
         // The step is pid 1 of its own PID namespace: with it goes everything that it started.
         self.scope
@@ -316,89 +296,8 @@ impl Name {
             .await
     }
 
-    async fn exec_and_start(
-        &self,
-        recipe: Recipe,
-        pipes: &Pipes,
-        result: &Path,
-    ) -> Result<(), BackendError> {
-        let path = |path: &Option<PathBuf>| {
-            let path = path.as_deref().unwrap_or_else(|| "".as_ref());
-            path.to_string_lossy().into_owned()
-        };
-        let message = wire::ExecProcessRequest {
-            container_id: self.container.clone(),
-            stdin: path(&pipes.stdin),
-            stdout: path(&pipes.stdout),
-            stderr: path(&pipes.stderr),
-            terminal: recipe.terminal,
-            spec: Some(Any {
-                type_url: recipe.type_url.to_owned(),
-                value: recipe.value,
-            }),
-            exec_id: self.exec.clone(),
-        };
-        let added = once(|| {
-            let (mut client, request) = (self.scope.tasks(), self.scope.request(message.clone()));
-            async move { client.exec(request).await }
-        });
-        added.await.map_err(|status| self.not_started(&status))?;
-        let started = match self.request_start().await {
-            // containerd ended with the answer on its way: what became of the step is asked when it is back.
-            Err(status) if is_down(&status) => self.restart().await,
-            answered => answered,
-        };
-        match started {
-            Ok(()) => Ok(()),
-            Err(status) => match StepOutcome::read(result) {
-                Ok(Some(StepOutcome {
-                    failure: Some(failure),
-                    ..
-                })) => Err(self.error("starting", failure.message)),
-                _ => Err(self.not_started(&status)),
-            },
-        }
-    }
-
-    async fn request_start(&self) -> Result<(), Status> {
-        let started = once(|| {
-            let message = wire::StartRequest {
-                container_id: self.container.clone(),
-                exec_id: self.exec.clone(),
-            };
-            let (mut client, request) = (self.scope.tasks(), self.scope.request(message));
-            async move { client.start(request).await }
-        });
-        started.await.map(drop)
-    }
-
-    /// After a lost answer: starts the step unless that has happened.
-    async fn restart(&self) -> Result<(), Status> {
-        let known = repeat(|| {
-            let message = wire::GetRequest {
-                container_id: self.container.clone(),
-                exec_id: self.exec.clone(),
-            };
-            let (mut client, request) = (self.scope.tasks(), self.scope.request(message));
-            async move { client.get(request).await }
-        });
-        let status = known.await?.process.unwrap_or_default().status();
-        match status {
-            containerd_client::types::v1::Status::Created => self.request_start().await,
-            _ => Ok(()),
-        }
-    }
-
-    fn not_started(&self, status: &Status) -> BackendError {
-        let attempt = self.attempt("starting");
-        match Self::lost(status) {
-            Some(why) => BackendError::caused(ErrorKind::Unavailable, attempt, why),
-            None => failed(attempt, status),
-        }
-    }
-
     /// What became of the task, where an answer shows that it is no more.
-    fn lost(status: &Status) -> Option<&'static str> {
+    pub(crate) fn lost(status: &Status) -> Option<&'static str> {
         if status.code() == Code::NotFound {
             return Some("build container was removed");
         }
@@ -415,9 +314,9 @@ impl Name {
             .in_background(async move { name.remove(traces).await });
     }
 
-    async fn remove(&self, traces: Traces) {
+    pub(crate) async fn remove(&self, traces: Traces) {
         match traces.own {
-            Own::Exec { .. } => self.delete().await,
+            Own::Exec => self.delete().await,
             Own::Container(rootfs) => {
                 if let Err(error) = self.scope.remove_container(&self.container).await {
                     tracing::warn!(?error, "a step's container stays until the next start");
@@ -460,20 +359,12 @@ struct Life {
 }
 
 impl Life {
-    async fn run(mut self, ends: Ends, tell: watch::Sender<Option<Ended>>) {
-        let mut outputs = JoinSet::new();
-        for (from, to) in ends.outputs {
-            outputs.spawn(fifo::pump_out(from, to));
-        }
-        let mut feeding = JoinSet::new();
-        if let Some((to, from)) = ends.input {
-            feeding.spawn(feed(self.name.clone(), to, from));
-        }
-        let answer = self.wait().await;
-        feeding.shutdown().await;
-        self.take_last_output(outputs).await;
+    async fn run(mut self, ends: Ends, tell: Tell) {
+        let streams = Streams::open(&self.name, ends);
+        let answer = self.name.wait().await;
+        streams.close().await;
         let ended = match &mut self.traces.own {
-            Own::Exec { result } => self.name.exit_of_exec(result, answer),
+            Own::Exec => self.name.exit_of_task(&Figures::default(), answer),
             Own::Container(rootfs) => {
                 let rootfs = rootfs.take();
                 let figures = rootfs.as_ref().map(|rootfs| rootfs.usage.read());
@@ -482,17 +373,54 @@ impl Life {
                 self.name.exit_of_task(&figures.unwrap_or_default(), answer)
             }
         };
-        tell.send_replace(Some(ended));
+        tell.ended.send_replace(Some(ended));
         self.name.remove(self.traces).await;
     }
+}
 
-    async fn wait(&self) -> Result<u32, Status> {
-        let Name {
+/// A step's input and output on their way.
+pub(crate) struct Streams {
+    step: String,
+    outputs: JoinSet<std::io::Result<()>>,
+    feeding: JoinSet<()>,
+}
+
+impl Streams {
+    pub(crate) fn open(name: &Name, ends: Ends) -> Self {
+        let mut outputs = JoinSet::new();
+        for (from, to) in ends.outputs {
+            outputs.spawn(fifo::pump_out(from, to));
+        }
+        let mut feeding = JoinSet::new();
+        if let Some((to, from)) = ends.input {
+            feeding.spawn(feed(name.clone(), to, from));
+        }
+        Self {
+            step: name.step.clone(),
+            outputs,
+            feeding,
+        }
+    }
+
+    /// Ends the input, and takes the output that is still to come.
+    pub(crate) async fn close(mut self) {
+        self.feeding.shutdown().await;
+        let all = async { while self.outputs.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_OUTPUT, all).await.is_err() {
+            tracing::warn!(step = self.step, "a step's output has no end");
+        }
+    }
+}
+
+impl Name {
+    /// Waits for the step's end by containerd's word: its exit code.
+    pub(crate) async fn wait(&self) -> Result<u32, Status> {
+        let Self {
             scope,
             container,
             exec,
             ..
-        } = &self.name;
+        } = self;
         let answer = repeat(|| {
             let message = wire::WaitRequest {
                 container_id: container.clone(),
@@ -504,25 +432,14 @@ impl Life {
         Ok(answer.await?.exit_status)
     }
 
-    async fn take_last_output(&self, mut outputs: JoinSet<std::io::Result<()>>) {
-        let all = async { while outputs.join_next().await.is_some() {} };
-        if tokio::time::timeout(LAST_OUTPUT, all).await.is_err() {
-            tracing::warn!(step = self.name.step, "a step's output has no end");
-        }
-    }
-}
-
-impl Name {
-    fn exit_of_exec(&self, result: &Path, answer: Result<u32, Status>) -> Ended {
-        let outcome = StepOutcome::read(result).unwrap_or_else(|error| {
-            tracing::warn!(step = self.step, %error, "a step's result cannot be read");
-            None
-        });
-        let Some(outcome) = outcome else {
-            return self.exit_of_task(&Figures::default(), answer);
-        };
+    /// How a step ended, by its launcher's word.
+    pub(crate) fn exit_of_exec(&self, outcome: StepOutcome) -> Ended {
         if let Some(failure) = outcome.failure {
-            return Err(self.problem(ErrorKind::Other, failure.message));
+            return Err(Problem {
+                kind: ErrorKind::Other,
+                attempt: self.attempt("starting"),
+                why: failure.message,
+            });
         }
         Ok(Exit {
             code: outcome.exit_code,
@@ -532,7 +449,7 @@ impl Name {
         })
     }
 
-    fn exit_of_task(&self, figures: &Figures, answer: Result<u32, Status>) -> Ended {
+    pub(crate) fn exit_of_task(&self, figures: &Figures, answer: Result<u32, Status>) -> Ended {
         match answer {
             Ok(code) => Ok(Exit {
                 code,

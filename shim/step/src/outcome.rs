@@ -1,6 +1,7 @@
 //! Decides what a step leaves behind: the result file that outlives containerd's exit events. It never reads clocks.
 
 use std::io::Write as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::{fs, io};
 
@@ -55,14 +56,25 @@ impl StepOutcome {
         }
     }
 
-    /// Writes the result file by way of a neighbour and a rename. It is not synced: it has to survive processes, not
+    /// Writes the result: into a pipe, where `path` is one (a line, for whoever holds it open; nobody does when the daemon
+    /// has ended), else as a file, by way of a neighbour and a rename. It is not synced: it has to survive processes, not
     /// the machine.
     pub fn write(&self, path: &Path) -> io::Result<()> {
+        let mut json = serde_json::to_vec(self)?;
+        if fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_fifo()) {
+            json.push(b'\n');
+            let mut options = fs::OpenOptions::new();
+            let mut pipe = options
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(path)?;
+            return pipe.write_all(&json);
+        }
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let draft = path.with_file_name(name);
         let mut file = fs::File::create(&draft)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
+        file.write_all(&json)?;
         fs::rename(&draft, path)
     }
 }

@@ -46,7 +46,7 @@ pub struct StepSpec {
     /// What happens to mount points that had to be created.
     #[serde(default)]
     pub stubs: MountStubs,
-    /// The file (on the host) that gets the step's [`StepOutcome`](crate::StepOutcome).
+    /// The file or pipe (on the host) that gets the step's [`StepOutcome`](crate::StepOutcome).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<PathBuf>,
 }

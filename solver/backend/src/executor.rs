@@ -67,6 +67,8 @@ pub struct StepIo {
 /// A started step.
 #[async_trait]
 pub trait Process: Send + Sync {
+    /// Waits until it runs, so that others may enter it; an error tells why it never did.
+    async fn started(&self) -> Result<(), BackendError>;
     /// Waits for its end; all output has been handed over by then. May be called again.
     async fn wait(&self) -> Result<Exit, BackendError>;
     /// Sends a signal to its first process.

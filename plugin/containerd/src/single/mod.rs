@@ -19,9 +19,10 @@ use tokio_util::task::TaskTracker;
 pub use self::mounts::unmount_below;
 pub(crate) use self::rootfs::Rootfs;
 pub(crate) use self::usage::Figures;
+use crate::exec::Recipe;
 use crate::fifo::Pipes;
 use crate::scope::Scope;
-use crate::step::{Name, Recipe, Step, Traces};
+use crate::step::{Name, Step, Traces};
 
 /// What containerd calls a process of the OCI runtime specification.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";

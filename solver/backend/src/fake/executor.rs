@@ -217,6 +217,10 @@ struct FakeProcess {
 
 #[async_trait]
 impl Process for FakeProcess {
+    async fn started(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     async fn wait(&self) -> Result<Exit, BackendError> {
         let mut exit = self.exit.clone();
         let ended = exit.wait_for(Option::is_some).await;

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use shipway_backend::{Process, StepIo};
+use shipway_backend::{Process, Sandbox, StepIo};
 use shipway_layers::{Need, NoReport, Snapshot};
 use shipway_model::op::{ExecOp, HostIp, Meta, Mount, NetMode, SecretEnv, SecurityMode};
 use shipway_model::{Failure, Platform};
 use shipway_source::env::SandboxUse;
-use shipway_step::{MountAttribute, MountSource, StepMount, VisitSpec};
+use shipway_step::{MountAttribute, MountSource, StepMount, StepSpec, VisitSpec};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -193,10 +193,7 @@ impl Container {
         }
         let started: Result<Arc<dyn Process>, Failure> =
             match specification(&self.ops, op, &plan, around, &self.files) {
-                Ok(spec) => {
-                    let started = slot.sandbox.start(&slot.step_id, spec, io).await;
-                    started.map(Arc::from).map_err(Failure::from)
-                }
+                Ok(spec) => started(slot.sandbox.as_ref(), &slot.step_id, spec, io).await,
                 Err(failure) => Err(failure),
             };
         let first = started.as_ref().ok().cloned();
@@ -293,6 +290,18 @@ impl Container {
         drop(running.plan);
         ended.map_err(Failure::from)
     }
+}
+
+/// Starts the first process; others may enter when this has returned.
+async fn started(
+    sandbox: &dyn Sandbox,
+    id: &str,
+    spec: StepSpec,
+    io: StepIo,
+) -> Result<Arc<dyn Process>, Failure> {
+    let process = sandbox.start(id, spec, io).await?;
+    process.started().await?;
+    Ok(Arc::from(process))
 }
 
 /// The op of a step with these mounts, and the op's inputs.

@@ -93,7 +93,7 @@ pub(super) fn specification(
         user: Some(op.meta.user.clone()),
         create_cwd: true,
         stubs,
-        result: Some(files.path("outcome")),
+        result: None,
     })
 }
 
