@@ -50,6 +50,8 @@ fn compile(section: &LinuxSeccomp) -> Result<Filter, StartError> {
     let refuse = |error: SeccompError| StartError::Seccomp(error.to_string());
     let default = action(section.default_action(), section.default_errno_ret())?;
     let mut context = ScmpFilterContext::new(default).map_err(refuse)?;
+    // A binary tree: the kernel tries a new filter with every system call there is, for each step anew.
+    context.set_ctl_optimize(2).map_err(refuse)?;
     for arch in section.architectures().iter().flatten() {
         if let Some(arch) = architecture(*arch) {
             context.add_arch(arch).map_err(refuse)?;
