@@ -12,7 +12,6 @@ use std::time::Instant;
 use shipway_model::op::FileCopy;
 use shipway_tree::archive::{self, Options};
 use shipway_tree::hash::{Content, Indexed, LayerIndex, Selector};
-use shipway_tree::mirror::{FileStat, Mirror, Plan};
 use shipway_tree::usage::Usage;
 use shipway_tree::{
     Composer, Compression, Expected, Layer, Limits, Origin, Owner, Stack, compress, extract_layer,
@@ -63,40 +62,16 @@ fn main() -> Outcome<()> {
     done
 }
 
-fn stats() -> impl Iterator<Item = (FileStat, usize)> {
-    (0..DIRS).flat_map(|dir| {
-        let name = format!("d{dir:04}");
-        let head = FileStat {
-            path: name.clone(),
-            mode: 1 << 31 | 0o755,
-            ..FileStat::default()
-        };
-        let files = (0..FILES).map(move |file| {
+fn write_files(tree: &Path, data: &[u8]) -> io::Result<()> {
+    for dir in 0..DIRS {
+        let place = tree.join(format!("d{dir:04}"));
+        fs::create_dir_all(&place)?;
+        for file in 0..FILES {
             let size = 100 + (dir * FILES + file) * 7919 % 4000;
-            let stat = FileStat {
-                path: format!("{name}/f{file:04}"),
-                mode: 0o644,
-                size: size as u64,
-                mtime: 1_700_000_000_000_000_000,
-                ..FileStat::default()
-            };
-            (stat, size)
-        });
-        std::iter::once((head, 0)).chain(files)
-    })
-}
-
-fn sync(mirror: Mirror, data: &[u8]) -> shipway_tree::Result<Mirror> {
-    let mut plan = Plan::begin(mirror, &[])?;
-    for (stat, size) in stats() {
-        if let Some(request) = plan.stat(stat)? {
-            plan.data(request, &data[..size])?;
-            plan.data(request, b"")?;
+            fs::write(place.join(format!("f{file:04}")), &data[..size])?;
         }
     }
-    let (mirror, summary) = plan.finish()?;
-    println!("    {summary:?}");
-    Ok(mirror)
+    Ok(())
 }
 
 fn copy_all(dest: &str) -> FileCopy {
@@ -125,13 +100,9 @@ fn small_files(work: &Path) -> Outcome<()> {
     let data: Vec<u8> = (0..5000_u32)
         .map(|n| (n * 31 % 251).to_le_bytes()[0])
         .collect();
-    let mirror = timed("mirror: first transfer", || {
-        sync(Mirror::open(work.join("m"))?, &data)
-    })?;
-    let mirror = timed("mirror: nothing changed", || sync(mirror, &data))?;
-    drop(mirror);
-    let mirror = timed("mirror: open", || Mirror::open(work.join("m")))?;
-    let layer = Arc::new(Layer::open(mirror.tree())?);
+    let tree = work.join("m");
+    write_files(&tree, &data)?;
+    let layer = Arc::new(Layer::open(&tree)?);
     let content = |index: Arc<LayerIndex>| {
         Content::new(vec![Indexed {
             layer: Arc::clone(&layer),
@@ -142,9 +113,6 @@ fn small_files(work: &Path) -> Outcome<()> {
         path: "/".into(),
         ..Selector::default()
     }];
-    timed("hash: from the mirror's index", || {
-        content(mirror.index().clone()).key(&all)
-    })?;
     let indexed = timed("hash: scan", || Indexed::scan(&layer))?;
     timed("hash: cold", || content(indexed.index.clone()).key(&all))?;
     timed("hash: again", || content(indexed.index.clone()).key(&all))?;

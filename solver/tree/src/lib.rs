@@ -15,7 +15,6 @@ pub mod fill;
 pub mod glob;
 pub mod hash;
 pub mod layer;
-pub mod mirror;
 mod parallel;
 pub mod stack;
 pub mod stat;
