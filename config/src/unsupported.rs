@@ -52,8 +52,7 @@ fn daemon_refusals(file: &schema::File) -> [Refusal; 6] {
     ]
 }
 
-fn worker_refusals(worker: &schema::Containerd) -> [Refusal; 9] {
-    let bridge = "configure a bridge through CNI";
+fn worker_refusals(worker: &schema::Containerd) -> [Refusal; 7] {
     let (profile, parent) = (&worker.apparmor_profile, &worker.default_cgroup_parent);
     let (path, options) = (&worker.runtime.path, &worker.runtime.options);
     [
@@ -81,16 +80,6 @@ fn worker_refusals(worker: &schema::Containerd) -> [Refusal; 9] {
             !parent.is_empty(),
             "worker.containerd.defaultCgroupParent",
             "steps run in their build's cgroup",
-        ),
-        (
-            worker.bridge_name.is_some(),
-            "worker.containerd.bridgeName",
-            bridge,
-        ),
-        (
-            worker.bridge_subnet.is_some(),
-            "worker.containerd.bridgeSubnet",
-            bridge,
         ),
         (
             !path.is_empty(),

@@ -49,6 +49,10 @@ pub struct Network {
     pub cni_binaries: PathBuf,
     /// So many network namespaces are kept ready.
     pub cni_pool_size: usize,
+    /// The bridge of mode `bridge`.
+    pub bridge_name: String,
+    /// Addresses on that bridge.
+    pub bridge_subnet: String,
 }
 
 /// The default network of a step.
@@ -60,6 +64,8 @@ pub enum NetworkMode {
     Host,
     /// A network of its own, made by CNI plugins.
     Cni,
+    /// A network of its own on a bridge of the daemon's, made by CNI plugins without a configuration.
+    Bridge,
 }
 
 const RUNTIMES: &str = "auto, io.containerd.shipway.v1 or io.containerd.runc.v2";
@@ -175,6 +181,19 @@ fn gc_settings(file: &schema::Containerd, flags: &Flags) -> GcSettings {
     settings
 }
 
+/// The kernel's rule for names of interfaces.
+fn interface(name: &str) -> Result<String, ConfigError> {
+    let fits = (1..=15).contains(&name.len()) && name != "." && name != "..";
+    if fits && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) {
+        return Ok(name.to_owned());
+    }
+    Err(ConfigError::value(
+        "worker.containerd.bridgeName",
+        name,
+        "a network interface's name",
+    ))
+}
+
 fn network(file: &schema::Containerd, flags: &Flags) -> Result<Network, ConfigError> {
     let mode = flags
         .network
@@ -185,11 +204,12 @@ fn network(file: &schema::Containerd, flags: &Flags) -> Result<Network, ConfigEr
         "auto" | "" => NetworkMode::Auto,
         "host" => NetworkMode::Host,
         "cni" => NetworkMode::Cni,
+        "bridge" => NetworkMode::Bridge,
         other => {
             return Err(ConfigError::value(
                 "worker.containerd.networkMode",
                 other,
-                "auto, host or cni",
+                "auto, host, cni or bridge",
             ));
         }
     };
@@ -207,5 +227,10 @@ fn network(file: &schema::Containerd, flags: &Flags) -> Result<Network, ConfigEr
         ),
         cni_binaries: path(&flags.cni_binaries, &file.cni_binary_path, "/opt/cni/bin"),
         cni_pool_size: flags.cni_pool_size.or(file.cni_pool_size).unwrap_or(0),
+        bridge_name: interface(file.bridge_name.as_deref().unwrap_or("buildkit0"))?,
+        bridge_subnet: file
+            .bridge_subnet
+            .clone()
+            .unwrap_or_else(|| "10.10.0.0/16".to_owned()),
     })
 }

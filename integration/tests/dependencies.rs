@@ -36,6 +36,7 @@ const LEVELS: &[&[&str]] = &[
         "shipway-session",
         "shipway-registry",
         "shipway-gateway",
+        "shipway-network",
     ],
     &[
         "shipway-source",

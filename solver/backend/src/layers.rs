@@ -95,6 +95,8 @@ pub trait LayerUpkeep: Send + Sync {
     fn find_chain(&self, chain_id: &Digest) -> Result<Option<Vec<LayerId>>, BackendError>;
     /// Offers layers for adoption: `(chain ID, layer)` lowest first.
     fn offer(&self, namespace: &str, chain: &[(Digest, LayerId)]) -> Result<Pin, BackendError>;
+    /// Every owner with each layer that it owns.
+    fn owners(&self) -> Result<Vec<(String, LayerId)>, BackendError>;
     /// A directory on the layers' filesystem for the caller's own files (context mirrors, cache mounts), made if missing.
     fn scratch_dir(&self, name: &str) -> Result<PathBuf, BackendError>;
 }

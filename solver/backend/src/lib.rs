@@ -6,6 +6,7 @@ pub mod executor;
 pub mod fake;
 pub mod images;
 pub mod layers;
+pub mod network;
 pub mod registry;
 pub mod session;
 pub mod snapshots;
@@ -24,9 +25,10 @@ pub use blobs::{BlobInfo, BlobSlot, BlobWriter, Blobs};
 pub use executor::{BuildTask, Executor, Exit, Process, Sandbox, StepIo};
 pub use images::{Image, Images, Lease, LeaseKeeper, Leases};
 pub use layers::{LayerId, LayerStore, LayerUpkeep, NewLayer, Pin, Usage};
+pub use network::{NetworkUse, Networks};
 pub use registry::{Registry, RegistryAccess};
 pub use session::{Session, Sessions};
-pub use snapshots::{Adoption, MountSpec, Snapshots};
+pub use snapshots::{Adoption, MountSpec, SnapshotNames, Snapshots};
 pub use web::{Web, WebRequest, WebResponse};
 
 /// A stream of chunks, each at most about a MiB.
@@ -81,6 +83,24 @@ pub enum ErrorKind {
     Cancelled,
     /// Anything else.
     Other,
+}
+
+impl ErrorKind {
+    /// The class of a gRPC status code, by its number: containerd and clients answer with these.
+    #[must_use]
+    pub fn of_grpc(code: i32) -> Self {
+        match code {
+            1 => Self::Cancelled,
+            4 | 14 => Self::Unavailable,
+            5 => Self::NotFound,
+            6 => Self::AlreadyExists,
+            7 | 16 => Self::Denied,
+            9 => Self::FailedPrecondition,
+            12 => Self::Unsupported,
+            15 => Self::Corrupt,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// An error of a backend: what was attempted on what, its class and its cause.

@@ -18,6 +18,15 @@ pub struct MountSpec {
     pub options: Vec<String>,
 }
 
+/// A snapshot of a namespace, by its names there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SnapshotNames {
+    /// Its own.
+    pub name: String,
+    /// Its parent's; empty for none.
+    pub parent: String,
+}
+
 /// Outcome of an attempt to adopt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Adoption {
@@ -66,6 +75,8 @@ pub trait Snapshots: Send + Sync {
         key: &str,
         labels: BTreeMap<String, String>,
     ) -> Result<(), BackendError>;
+    /// Every snapshot of the namespace that the snapshotter still has.
+    async fn list(&self, snapshotter: &str) -> Result<Vec<SnapshotNames>, BackendError>;
     /// Removes; fine where there is none.
     async fn remove(&self, snapshotter: &str, key: &str) -> Result<(), BackendError>;
 }

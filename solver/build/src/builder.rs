@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shipway_backend::{Registry, Sessions, Web};
+use shipway_backend::{Networks, Registry, Sessions, Web};
 use shipway_cache::KeyStore;
 use shipway_engine::Engine;
 use shipway_frontend::gateway::Policy;
@@ -50,6 +50,8 @@ pub struct Parts {
     pub cache_mounts: Arc<CacheMounts>,
     /// Speaks with frontends in containers.
     pub bridge: Arc<dyn BridgeServer>,
+    /// Networks of steps; the host's if there are none.
+    pub networks: Option<Arc<dyn Networks>>,
     /// The daemon's settings.
     pub settings: Settings,
 }

@@ -114,6 +114,7 @@ impl Build {
             step_files: parts.settings.step_files.clone(),
             log_limits: parts.settings.log_limits,
             dns: parts.settings.dns.clone(),
+            networks: parts.networks.clone(),
             eager: Eager::default(),
             entitlements,
             cdi: parts.settings.cdi.clone(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use shipway_backend::Networks;
 use shipway_engine::{Edge, Graph, Operation, VertexInfo};
 use shipway_layers::Snapshot;
 use shipway_model::failure::FailureKind;
@@ -36,6 +37,8 @@ pub struct OpsEnv {
     pub log_limits: LogLimits,
     /// Name service of steps.
     pub dns: DnsConfig,
+    /// Networks of steps that ask for none in particular; the host's if there are none.
+    pub networks: Option<Arc<dyn Networks>>,
     /// Blobs made ahead.
     pub eager: Eager,
     /// What the build was granted.

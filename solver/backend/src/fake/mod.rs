@@ -3,6 +3,7 @@
 
 mod executor;
 mod host;
+mod networks;
 mod records;
 mod registry;
 mod session;
@@ -10,6 +11,7 @@ mod snapshots;
 
 pub use executor::{FakeExecutor, FakeRun};
 pub use host::FakeHost;
+pub use networks::FakeNetworks;
 pub use registry::FakeRegistry;
 pub use session::{FakeSession, FakeSessions, Received};
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use shipway_model::Digest;
 
 use super::host::{Records, Scope, Snapshot, State};
-use crate::{Adoption, BackendError, ErrorKind, Lease, MountSpec, Snapshots};
+use crate::{Adoption, BackendError, ErrorKind, Lease, MountSpec, SnapshotNames, Snapshots};
 
 #[async_trait]
 impl Snapshots for Scope {
@@ -96,6 +96,16 @@ impl Snapshots for Scope {
             }
             Ok(())
         })
+    }
+
+    async fn list(&self, snapshotter: &str) -> Result<Vec<SnapshotNames>, BackendError> {
+        let names = |((of, name), snapshot): (&(String, String), &Snapshot)| {
+            (of == snapshotter).then(|| SnapshotNames {
+                name: name.clone(),
+                parent: snapshot.parent.clone().unwrap_or_default(),
+            })
+        };
+        Ok(self.with(|_, records| records.snapshots.iter().filter_map(names).collect()))
     }
 
     async fn remove(&self, snapshotter: &str, key: &str) -> Result<(), BackendError> {

@@ -5,6 +5,7 @@
 pub mod blobs;
 pub mod executor;
 pub mod images;
+pub mod network;
 pub mod registry;
 pub mod session;
 pub mod snapshots;

@@ -46,6 +46,9 @@ async fn an_active_snapshot_is_committed_under_a_name(ns: &Namespace, snapshotte
         .unwrap();
     let read_only = |option: &String| option == "ro" || option.starts_with("lowerdir");
     assert!(view.iter().any(|mount| mount.options.iter().any(read_only)));
+    let listed = shots.list(snapshotter).await.unwrap();
+    let second = listed.iter().find(|snapshot| snapshot.name == "second");
+    assert_eq!(second.unwrap().parent, "done");
     for key in ["view", "second", "done", "done"] {
         shots.remove(snapshotter, key).await.unwrap();
         assert!(!shots.exists(snapshotter, key).await.unwrap());

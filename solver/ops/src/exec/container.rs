@@ -227,6 +227,8 @@ impl Container {
             resources: None,
             terminal: process.tty,
             readonly_root: false,
+            // It is in the namespaces of the process that it joins.
+            network: None,
             id: &id,
         };
         let spec = runtime_spec(op, &inputs);

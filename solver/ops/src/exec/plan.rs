@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use shipway_backend::{ErrorKind, Session};
+use shipway_backend::{ErrorKind, NetworkUse, Session};
 use shipway_layers::{Building, Snapshot};
 use shipway_model::Failure;
-use shipway_model::op::{CacheSharing, ExecOp, Mount, MountKind, SecretMount};
+use shipway_model::op::{CacheSharing, ExecOp, Mount, MountKind, NetMode, SecretMount};
 use shipway_step::{LayerStack, MountAttribute, MountSource, StepMount};
 
 use super::caller::Caller;
@@ -38,6 +38,8 @@ pub(super) struct Plan {
     /// What each mount of the op shows, in its order.
     pub(super) views: Vec<View>,
     pub(super) caches: Vec<CacheMountUse>,
+    /// A network of its own, where the daemon has such for steps.
+    pub(super) network: Option<Box<dyn NetworkUse>>,
     /// Inputs are mounted from their layers' directories: these keep them.
     pub(super) inputs: Vec<Snapshot>,
 }
@@ -132,6 +134,7 @@ impl Plan {
             discarded: Vec::new(),
             views: Vec::new(),
             caches: Vec::new(),
+            network: None,
             inputs,
         }
     }
@@ -153,7 +156,17 @@ impl Planner<'_> {
         self.plan
             .mounts
             .sort_by(|a, b| a.destination.cmp(&b.destination));
+        self.plan.network = self.network().await?;
         Ok(self.plan)
+    }
+
+    /// The network of a step that asks for the daemon's default; none where that is the host's.
+    async fn network(&self) -> Result<Option<Box<dyn NetworkUse>>, Failure> {
+        let hostname = Some(self.op.meta.hostname.as_str()).filter(|name| !name.is_empty());
+        match (&self.ops.networks, self.op.network) {
+            (Some(networks), NetMode::Unset) => Ok(Some(networks.enter(hostname).await?)),
+            _ => Ok(None),
+        }
     }
 
     fn input(&self, mount: &Mount) -> Snapshot {

@@ -1,6 +1,7 @@
 //! The runtime specification of a step: what BuildKit's containerd worker gives a RUN, as plain data. It mounts and
 //! starts nothing.
 
+use std::path::Path;
 use std::sync::LazyLock;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, Mount, Spec};
@@ -104,6 +105,8 @@ pub(super) struct SpecInputs<'a> {
     pub(super) terminal: bool,
     /// The root is mounted read-only.
     pub(super) readonly_root: bool,
+    /// The network namespace to enter instead of the host's.
+    pub(super) network: Option<&'a Path>,
     /// Unique name of the step, for a cgroup of its own.
     pub(super) id: &'a str,
 }
@@ -135,7 +138,7 @@ pub(super) fn runtime_spec(op: &ExecOp, inputs: &SpecInputs<'_>) -> Spec {
         resize_shm(&mut spec, size);
     }
     if let Some(linux) = spec.linux_mut() {
-        linux.set_namespaces(Some(parsed(namespaces(op.network))));
+        linux.set_namespaces(Some(parsed(namespaces(op.network, inputs.network))));
         if let Some(resources) = inputs.resources {
             linux.set_resources(Some(parsed(limits(resources))));
         }
@@ -350,7 +353,7 @@ fn rlimits(meta: &Meta) -> Vec<Value> {
         .collect()
 }
 
-fn namespaces(network: NetMode) -> Value {
+fn namespaces(network: NetMode, entered: Option<&Path>) -> Value {
     let mut kinds = vec![
         json!({"type": "pid"}),
         json!({"type": "ipc"}),
@@ -359,6 +362,8 @@ fn namespaces(network: NetMode) -> Value {
     ];
     if network == NetMode::None {
         kinds.push(json!({"type": "network"}));
+    } else if let Some(path) = entered {
+        kinds.push(json!({"type": "network", "path": path}));
     }
     kinds.into()
 }
@@ -506,5 +511,17 @@ mod tests {
         let spec = runtime_spec(&op, &SpecInputs::default());
         let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
         assert_eq!(namespaces.len(), 5);
+    }
+
+    #[test]
+    fn a_network_of_its_own_is_entered_by_its_path() {
+        let network = Some(Path::new("/net/1"));
+        let inputs = SpecInputs {
+            network,
+            ..SpecInputs::default()
+        };
+        let spec = runtime_spec(&op(&[]), &inputs);
+        let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+        assert_eq!(namespaces[4].path().as_deref(), network);
     }
 }

@@ -1,6 +1,7 @@
 //! The whole description of a process for the launcher: runtime specification, root, mounts, hosts and resolver files. It
 //! starts nothing.
 
+use shipway_backend::NetworkUse;
 use shipway_model::Failure;
 use shipway_model::definition::LinuxResources;
 use shipway_model::op::{ExecOp, NetMode, SecretEnv};
@@ -71,6 +72,7 @@ pub(super) fn specification(
         resources: around.resources,
         terminal: around.terminal,
         readonly_root: plan.readonly_root,
+        network: plan.network.as_deref().map(NetworkUse::path),
         id: around.id,
     };
     let mut mounts = net_mounts(ops, op, plan, files)?;
@@ -111,7 +113,7 @@ fn net_mounts(
     };
     let hosts = net_files::hosts(hostname, &op.meta.extra_hosts);
     let host_resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let host_network = op.network != NetMode::None;
+    let host_network = op.network != NetMode::None && plan.network.is_none();
     let resolver = net_files::resolv_conf(&host_resolver, host_network, &ops.dns);
     let given = |path: &str| {
         let mut mounts = plan.mounts.iter();
