@@ -1,11 +1,13 @@
 //! The one connection to containerd: made when it is needed, made anew after a restart. Decides for how long a call is
 //! asked again when containerd is away.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -51,6 +53,8 @@ pub(crate) struct Connection {
     pub(crate) process: String,
     /// This process's part of the state directory.
     pub(crate) state: PathBuf,
+    /// Builds of this process whose steps are tasks of their own.
+    pub(crate) open_builds: Mutex<HashSet<String>>,
     /// What ends in the background: leases, aborted uploads, deleted steps.
     pub(crate) background: TaskTracker,
 }
@@ -73,6 +77,7 @@ impl Connection {
             state: settings.state.join(format!("{RUN}{}", &process[..12])),
             settings,
             process,
+            open_builds: Mutex::default(),
             background: TaskTracker::new(),
         }
     }

@@ -5,19 +5,14 @@ use std::error::Error;
 use shipway_backend::{BackendError, ErrorKind};
 use tonic::{Code, Status};
 
-/// What containerd answered, in its own words.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Answer(String);
-
 /// A failed call: what was attempted, and containerd's answer.
 pub(crate) fn failed(attempt: impl Into<String>, status: &Status) -> BackendError {
     let kind = if is_down(status) {
         ErrorKind::Unavailable
     } else {
-        kind_of(status.code())
+        ErrorKind::of_grpc(status.code().into())
     };
-    BackendError::caused(kind, attempt, Answer(words(status)))
+    BackendError::caused(kind, attempt, words(status))
 }
 
 /// A connection's own errors say little; what lies under them says why.
@@ -37,7 +32,12 @@ fn words(status: &Status) -> String {
 /// containerd was not there, or went away in the middle.
 pub(crate) fn is_down(status: &Status) -> bool {
     // Only a status that was made on this side has an error under it.
-    status.code() == Code::Unavailable || status.source().is_some()
+    status.code() == Code::Unavailable || status.source().is_some() || is_untranslated(status)
+}
+
+/// containerd 1.6 leaves the errors of streams as its own words: a snapshotter that is away has this ending.
+fn is_untranslated(status: &Status) -> bool {
+    status.code() == Code::Unknown && status.message().ends_with(": unavailable")
 }
 
 /// containerd was not there: it has seen nothing of the call.
@@ -50,24 +50,4 @@ pub(crate) fn was_never_sent(status: &Status) -> bool {
         cause = error.source();
     }
     false
-}
-
-fn kind_of(code: Code) -> ErrorKind {
-    match code {
-        Code::NotFound => ErrorKind::NotFound,
-        Code::AlreadyExists => ErrorKind::AlreadyExists,
-        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
-        Code::FailedPrecondition => ErrorKind::FailedPrecondition,
-        Code::Unimplemented => ErrorKind::Unsupported,
-        Code::Unavailable | Code::DeadlineExceeded => ErrorKind::Unavailable,
-        Code::DataLoss => ErrorKind::Corrupt,
-        Code::Cancelled => ErrorKind::Cancelled,
-        Code::Ok
-        | Code::Unknown
-        | Code::InvalidArgument
-        | Code::ResourceExhausted
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Internal => ErrorKind::Other,
-    }
 }

@@ -34,8 +34,8 @@ pub enum ExecutorKind {
 impl fmt::Display for ExecutorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::BuildTask => "a task per build",
-            Self::StepTask => "a task per step",
+            Self::BuildTask => "a task per build (io.containerd.shipway.v1)",
+            Self::StepTask => "a task per step (io.containerd.runc.v2)",
         })
     }
 }

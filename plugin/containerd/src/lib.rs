@@ -5,6 +5,7 @@
 
 mod blobs;
 mod build;
+mod cgroups;
 mod connection;
 mod error;
 mod exec;
@@ -18,6 +19,7 @@ mod snapshots;
 mod step;
 mod upload;
 
+pub use cgroups::{remove_cgroup, remove_cgroups};
 pub use connection::Settings;
 pub use host::{Containerd, ExecutorKind};
 pub use single::unmount_below;

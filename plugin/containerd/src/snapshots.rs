@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use containerd_client::services::v1::snapshots as wire;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::types::Mount;
-use shipway_backend::{Adoption, BackendError, Lease, MountSpec, Snapshots};
+use shipway_backend::{Adoption, BackendError, Lease, MountSpec, SnapshotNames, Snapshots};
 use shipway_model::Digest;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Response};
 
 use crate::connection::{once, repeat};
 use crate::error::failed;
@@ -21,18 +21,6 @@ const REF: &str = "containerd.io/snapshot.ref";
 impl Scope {
     fn snapshots(&self) -> SnapshotsClient<Channel> {
         SnapshotsClient::new(self.connection.channel.clone())
-    }
-
-    async fn prepare_raw(
-        &self,
-        lease: &Lease,
-        message: &wire::PrepareSnapshotRequest,
-    ) -> Result<Vec<Mount>, Status> {
-        let prepared = once(|| {
-            let (mut client, request) = (self.snapshots(), self.leased(lease, message.clone()));
-            async move { client.prepare(request).await }
-        });
-        Ok(prepared.await?.mounts)
     }
 }
 
@@ -62,17 +50,25 @@ impl Snapshots for Scope {
         parent: Option<&Digest>,
     ) -> Result<Adoption, BackendError> {
         let chain_id = chain_id.to_string();
-        let message = wire::PrepareSnapshotRequest {
+        let message = |key: &str| wire::PrepareSnapshotRequest {
             snapshotter: snapshotter.to_owned(),
-            key: format!("shipway-adopt-{}", uuid::Uuid::new_v4().simple()),
+            key: key.to_owned(),
             parent: parent.map(Digest::to_string).unwrap_or_default(),
             labels: [(REF.to_owned(), chain_id.clone())].into(),
         };
-        match self.prepare_raw(lease, &message).await {
+        // Asked again under a key of its own: for a while after a restart of the daemon containerd answers that the
+        // snapshotter is away. What a lost answer leaves behind ends with the lease.
+        let mut key = String::new();
+        let prepared = repeat(|| {
+            key = format!("shipway-adopt-{}", uuid::Uuid::new_v4().simple());
+            let (mut client, request) = (self.snapshots(), self.leased(lease, message(&key)));
+            async move { client.prepare(request).await }
+        });
+        match prepared.await {
             Err(status) if status.code() == Code::AlreadyExists => Ok(Adoption::Adopted),
             Err(status) => Err(failed(about("adopting", snapshotter, &chain_id), &status)),
             Ok(_) => {
-                self.remove(snapshotter, &message.key).await?;
+                self.remove(snapshotter, &key).await?;
                 Ok(Adoption::NotOffered)
             }
         }
@@ -91,10 +87,14 @@ impl Snapshots for Scope {
             parent: parent.unwrap_or_default().to_owned(),
             labels: HashMap::new(),
         };
-        let mounts = self.prepare_raw(lease, &message).await;
-        let mounts =
-            mounts.map_err(|status| failed(about("preparing", snapshotter, key), &status))?;
-        Ok(specs(mounts))
+        let prepared = once(|| {
+            let (mut client, request) = (self.snapshots(), self.leased(lease, message.clone()));
+            async move { client.prepare(request).await }
+        });
+        let prepared = prepared.await;
+        let prepared =
+            prepared.map_err(|status| failed(about("preparing", snapshotter, key), &status))?;
+        Ok(specs(prepared.mounts))
     }
 
     async fn view(
@@ -140,6 +140,29 @@ impl Snapshots for Scope {
         });
         let committed = committed.await;
         committed.map_err(|status| failed(about("committing", snapshotter, name), &status))
+    }
+
+    async fn list(&self, snapshotter: &str) -> Result<Vec<SnapshotNames>, BackendError> {
+        let listed = repeat(|| {
+            let message = wire::ListSnapshotsRequest {
+                snapshotter: snapshotter.to_owned(),
+                ..Default::default()
+            };
+            let (mut client, request) = (self.snapshots(), self.request(message));
+            async move {
+                let mut stream = client.list(request).await?.into_inner();
+                let mut names = Vec::new();
+                while let Some(some) = stream.message().await? {
+                    names.extend(some.info.into_iter().map(|info| SnapshotNames {
+                        name: info.name,
+                        parent: info.parent,
+                    }));
+                }
+                Ok(Response::new(names))
+            }
+        });
+        let attempt = || format!("listing snapshots of {snapshotter}");
+        listed.await.map_err(|status| failed(attempt(), &status))
     }
 
     async fn remove(&self, snapshotter: &str, key: &str) -> Result<(), BackendError> {

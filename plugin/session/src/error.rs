@@ -1,22 +1,17 @@
 //! What a client's status means to the domain. It never hides the client's own words: they become the cause.
 
 use shipway_backend::{BackendError, ErrorKind};
-use tonic::{Code, Status};
-
-/// What a client answered, in its own words.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Answer(String);
+use tonic::Status;
 
 /// A failed call: what was attempted, and the client's answer.
 pub(crate) fn refused(attempt: impl Into<String>, status: &Status) -> BackendError {
-    let cause = Answer(plain(status.message()).to_owned());
-    BackendError::caused(kind_of(status.code()), attempt, cause)
+    let cause = plain(status.message()).to_owned();
+    BackendError::caused(ErrorKind::of_grpc(status.code().into()), attempt, cause)
 }
 
 /// An error about bytes that make no sense.
 pub(crate) fn malformed(attempt: impl Into<String>, why: impl Into<String>) -> BackendError {
-    BackendError::caused(ErrorKind::Corrupt, attempt, Answer(why.into()))
+    BackendError::caused(ErrorKind::Corrupt, attempt, why.into())
 }
 
 /// The client left in the middle.
@@ -33,26 +28,6 @@ fn plain(message: &str) -> &str {
     wrapped
         .and_then(|rest| rest.split_once(" desc = "))
         .map_or(message, |(_, said)| said)
-}
-
-fn kind_of(code: Code) -> ErrorKind {
-    match code {
-        Code::NotFound => ErrorKind::NotFound,
-        Code::AlreadyExists => ErrorKind::AlreadyExists,
-        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
-        Code::FailedPrecondition => ErrorKind::FailedPrecondition,
-        Code::Unimplemented => ErrorKind::Unsupported,
-        Code::Unavailable | Code::DeadlineExceeded => ErrorKind::Unavailable,
-        Code::DataLoss => ErrorKind::Corrupt,
-        Code::Cancelled => ErrorKind::Cancelled,
-        Code::Ok
-        | Code::Unknown
-        | Code::InvalidArgument
-        | Code::ResourceExhausted
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Internal => ErrorKind::Other,
-    }
 }
 
 #[cfg(test)]

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use containerd_client::services::v1 as wire;
 use containerd_client::services::v1::container::Runtime;
+use containerd_client::types::v1 as wire_types;
 use oci_spec::runtime::{Process, Spec};
 use prost_types::Any;
 use shipway_backend::{BackendError, BuildTask};
+use tonic::{Code, Status};
 
 use crate::build::SPEC;
-use crate::connection::once;
-use crate::error::failed;
+use crate::connection::{once, repeat};
+use crate::error::{failed, is_down};
 use crate::fifo::Pipes;
 use crate::step::Name;
 
@@ -19,7 +21,8 @@ const RUNC: &str = "io.containerd.runc.v2";
 /// Label that tells which build a step belongs to.
 const BUILD: &str = "shipway.dev/build";
 
-/// Makes container and task, and starts the task.
+/// Makes container and task, and starts the task. A restart of containerd in between is lived through: what became of a
+/// call whose answer was lost is asked when it is back.
 pub(super) async fn start(
     name: &Name,
     spec: &Spec,
@@ -27,44 +30,96 @@ pub(super) async fn start(
     task: &BuildTask,
 ) -> Result<(), BackendError> {
     let container = describe(name, spec, task)?;
-    let scope = &name.scope;
-    let attempt = || name.attempt("starting");
-    let created = once(|| {
+    let done = async {
+        create_container(name, &container).await?;
+        create_task(name, &task_request(name, spec, pipes)).await?;
+        start_task(name).await
+    };
+    let started: Result<(), Status> = done.await;
+    started.map_err(|status| failed(name.attempt("starting"), &status))
+}
+
+async fn create_container(name: &Name, container: &wire::Container) -> Result<(), Status> {
+    let created = repeat(|| {
         let message = wire::CreateContainerRequest {
             container: Some(container.clone()),
         };
+        let scope = &name.scope;
         let (mut client, request) = (scope.containers(), scope.request(message));
         async move { client.create(request).await }
     });
-    created.await.map_err(|status| failed(attempt(), &status))?;
+    match created.await {
+        // The id is ours alone: an earlier try got through.
+        Err(status) if status.code() != Code::AlreadyExists => Err(status),
+        _ => Ok(()),
+    }
+}
+
+fn task_request(name: &Name, spec: &Spec, pipes: &Pipes) -> wire::CreateTaskRequest {
     let path = |path: &Option<PathBuf>| {
         let path = path.as_deref().unwrap_or_else(|| "".as_ref());
         path.to_string_lossy().into_owned()
     };
     let terminal = spec.process().as_ref().and_then(Process::terminal);
-    let message = wire::CreateTaskRequest {
+    wire::CreateTaskRequest {
         container_id: name.container.clone(),
         stdin: path(&pipes.stdin),
         stdout: path(&pipes.stdout),
         stderr: path(&pipes.stderr),
         terminal: terminal.unwrap_or(false),
         ..Default::default()
+    }
+}
+
+async fn create_task(name: &Name, message: &wire::CreateTaskRequest) -> Result<(), Status> {
+    let create = async || {
+        let created = once(|| {
+            let scope = &name.scope;
+            let (mut client, request) = (scope.tasks(), scope.request(message.clone()));
+            async move { client.create(request).await }
+        });
+        created.await.map(drop)
     };
-    let created = once(|| {
-        let (mut client, request) = (scope.tasks(), scope.request(message.clone()));
-        async move { client.create(request).await }
-    });
-    created.await.map_err(|status| failed(attempt(), &status))?;
-    let started = once(|| {
-        let message = wire::StartRequest {
+    match create().await {
+        Err(status) if is_down(&status) => match task_status(name).await {
+            Err(status) if status.code() == Code::NotFound => create().await,
+            known => known.map(drop),
+        },
+        answered => answered,
+    }
+}
+
+async fn start_task(name: &Name) -> Result<(), Status> {
+    let start = async || {
+        let started = once(|| {
+            let message = wire::StartRequest {
+                container_id: name.container.clone(),
+                exec_id: String::new(),
+            };
+            let (mut client, request) = (name.scope.tasks(), name.scope.request(message));
+            async move { client.start(request).await }
+        });
+        started.await.map(drop)
+    };
+    match start().await {
+        Err(status) if is_down(&status) => match task_status(name).await? {
+            wire_types::Status::Created => start().await,
+            _ => Ok(()),
+        },
+        answered => answered,
+    }
+}
+
+async fn task_status(name: &Name) -> Result<wire_types::Status, Status> {
+    let known = repeat(|| {
+        let message = wire::GetRequest {
             container_id: name.container.clone(),
             exec_id: String::new(),
         };
-        let (mut client, request) = (scope.tasks(), scope.request(message));
-        async move { client.start(request).await }
+        let (mut client, request) = (name.scope.tasks(), name.scope.request(message));
+        async move { client.get(request).await }
     });
-    started.await.map_err(|status| failed(attempt(), &status))?;
-    Ok(())
+    Ok(known.await?.process.unwrap_or_default().status())
 }
 
 fn describe(name: &Name, spec: &Spec, task: &BuildTask) -> Result<wire::Container, BackendError> {

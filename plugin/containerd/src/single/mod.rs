@@ -4,6 +4,7 @@
 mod container;
 mod mounts;
 mod rootfs;
+mod strays;
 mod stubs;
 mod usage;
 
@@ -13,12 +14,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use shipway_backend::{BackendError, BuildTask, ErrorKind, Executor, Process, Sandbox, StepIo};
 use shipway_step::{StepSpec, VisitSpec};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::mounts::unmount_below;
 pub(crate) use self::rootfs::Rootfs;
 pub(crate) use self::usage::Figures;
+use crate::cgroups::remove_cgroup;
 use crate::exec::Recipe;
 use crate::fifo::Pipes;
 use crate::scope::Scope;
@@ -37,6 +40,18 @@ impl Executor for StepTasks {
         self.0.ensure().await?;
         let attempt = format!("preparing build {}", task.id);
         let cgroup = self.0.cgroup_of(&task, &attempt)?;
+        let connection = Arc::clone(&self.0.connection);
+        connection.open_builds.lock().insert(task.id.clone());
+        self.0.in_background(async move {
+            let swept = tokio::task::spawn_blocking(move || {
+                let open = connection.open_builds.lock().clone();
+                let settings = &connection.settings;
+                strays::sweep(&settings.instance, &settings.cgroup_parent, &open);
+            });
+            if let Err(error) = swept.await {
+                tracing::warn!(%error, "looking for shims that were left behind");
+            }
+        });
         Ok(Arc::new(Build {
             state: self.0.connection.state.join(&task.id),
             scope: self.0.clone(),
@@ -63,6 +78,9 @@ impl Executor for StepTasks {
     }
 }
 
+/// A started step, or why there is none.
+type Started = Result<Box<dyn Process>, BackendError>;
+
 /// One build: what its steps have in common.
 struct Build {
     scope: Scope,
@@ -86,40 +104,17 @@ impl Sandbox for Build {
         if self.closed.is_cancelled() {
             return Err(name.ended());
         }
-        let dir = self.state.join(id);
-        let cgroup = self.cgroup.join(id);
-        let pipes = Pipes::create(&dir, io).map_err(|error| name.error("preparing", error))?;
-        let at = dir.clone();
-        let prepared = tokio::task::spawn_blocking(move || Rootfs::prepare(&step, &at, &cgroup));
-        let prepared = prepared
-            .await
-            .map_err(|panic| name.error("preparing", panic))?;
-        let (rootfs, spec) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                name.forget(Traces::of_task(dir, None));
-                return Err(name.error("preparing", error));
-            }
+        let start = Start {
+            name: name.clone(),
+            dir: self.state.join(id),
+            cgroup: self.cgroup.join(id),
+            task: self.task.clone(),
+            closed: self.closed.clone(),
         };
-        let traces = Traces::of_task(dir, Some(rootfs));
-        if let Err(error) = container::start(&name, &spec, &pipes, &self.task).await {
-            name.forget(traces);
-            return Err(error);
-        }
-        let (step, life) = Step::run(name.clone(), traces, pipes.started());
-        let closed = self.closed.clone();
-        self.steps.spawn(async move {
-            let killed = async {
-                closed.cancelled().await;
-                name.kill_quietly().await;
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = life => {}
-                () = killed => {}
-            }
-        });
-        Ok(Box::new(step))
+        let (tell, told) = oneshot::channel();
+        // Counted from its very beginning: what is half made is undone before the build is closed, whoever waits.
+        self.steps.spawn(start.run(step, io, tell));
+        told.await.unwrap_or_else(|_| Err(name.ended()))
     }
 
     async fn enter(
@@ -151,13 +146,80 @@ impl Sandbox for Build {
         self.closed.cancel();
         self.steps.close();
         self.steps.wait().await;
-        crate::fifo::remove_build(&self.state);
+        let (state, cgroup) = (self.state.clone(), self.cgroup.clone());
+        let removed = tokio::task::spawn_blocking(move || {
+            crate::fifo::remove_build(&state);
+            // runc makes the group that the steps have in common, and removes theirs alone.
+            remove_cgroup(&cgroup);
+        });
+        let attempt = || format!("removing what is left of build {}", self.task.id);
+        let failed = |panic| BackendError::caused(ErrorKind::Other, attempt(), panic);
+        removed.await.map_err(failed)?;
         Ok(())
+    }
+}
+
+/// A step from the first of what is made for it.
+struct Start {
+    name: Name,
+    dir: PathBuf,
+    cgroup: PathBuf,
+    task: BuildTask,
+    closed: CancellationToken,
+}
+
+/// A start that failed, and what it made.
+type Failed = (BackendError, Traces);
+
+impl Start {
+    async fn run(self, step: StepSpec, io: StepIo, tell: oneshot::Sender<Started>) {
+        let (traces, pipes) = match self.begin(step, io).await {
+            Ok(begun) => begun,
+            Err(failed) => {
+                let (error, traces) = *failed;
+                // Whoever asked may be gone.
+                drop(tell.send(Err(error)));
+                return self.name.remove(traces).await;
+            }
+        };
+        let (step, life) = Step::run(self.name.clone(), traces, pipes.started());
+        // Where nobody waits any more the step's drop kills it.
+        drop(tell.send(Ok(Box::new(step))));
+        let killed = async {
+            self.closed.cancelled().await;
+            self.name.kill_quietly().await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = life => {}
+            () = killed => {}
+        }
+    }
+
+    async fn begin(&self, step: StepSpec, io: StepIo) -> Result<(Traces, Pipes), Box<Failed>> {
+        let made = |rootfs| Traces::of_task(self.dir.clone(), rootfs);
+        let pipes = Pipes::create(&self.dir, io);
+        let pipes = pipes.map_err(|error| (self.name.error("preparing", error), made(None)))?;
+        let (dir, cgroup) = (self.dir.clone(), self.cgroup.clone());
+        let prepared = tokio::task::spawn_blocking(move || Rootfs::prepare(&step, &dir, &cgroup));
+        let prepared = prepared.await.map_err(std::io::Error::other);
+        let prepared = prepared.and_then(|prepared| prepared);
+        let (rootfs, spec) =
+            prepared.map_err(|error| (self.name.error("preparing", error), made(None)))?;
+        match container::start(&self.name, &spec, &pipes, &self.task).await {
+            Ok(()) => Ok((made(Some(rootfs)), pipes)),
+            Err(error) => Err(Box::new((error, made(Some(rootfs))))),
+        }
     }
 }
 
 impl Drop for Build {
     fn drop(&mut self) {
         self.closed.cancel();
+        self.scope
+            .connection
+            .open_builds
+            .lock()
+            .remove(&self.task.id);
     }
 }

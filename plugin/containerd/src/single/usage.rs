@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the hierarchies are.
-const MOUNT: &str = "/sys/fs/cgroup";
+use crate::cgroups::HIERARCHIES;
 
 /// The cgroup of one step.
 #[derive(Debug, Clone)]
@@ -47,7 +46,7 @@ impl Usage {
     }
 
     fn text(&self, controller: &str, file: &str) -> Option<String> {
-        let path = Path::new(MOUNT)
+        let path = Path::new(HIERARCHIES)
             .join(controller)
             .join(&self.cgroup)
             .join(file);
