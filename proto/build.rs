@@ -23,6 +23,7 @@ const FILES: &[&str] = &[
     "google/rpc/status.proto",
     "grpc/health.proto",
     "opentelemetry/trace.proto",
+    "shipway/upkeep.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -41,6 +41,7 @@ pub use wire::moby::sshforward::v1 as sshforward;
 pub use wire::moby::upload::v1 as upload;
 pub use wire::opentelemetry::proto::collector::trace::v1 as trace;
 pub use wire::pb;
+pub use wire::shipway::upkeep::v1 as upkeep;
 pub use wire::stack;
 
 /// Largest message either side accepts, in bytes; gRPC's own default of 4 MiB is too small for image configs and LLB.

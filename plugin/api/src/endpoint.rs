@@ -13,6 +13,7 @@ use shipway_proto::control::control_server::ControlServer;
 use shipway_proto::gateway::llb_bridge_server::LlbBridgeServer;
 use shipway_proto::health::health_server::HealthServer;
 use shipway_proto::trace::trace_service_server::TraceServiceServer;
+use shipway_proto::upkeep::upkeep_server::UpkeepServer;
 use shipway_session::SessionHub;
 use tonic::service::Routes;
 
@@ -20,6 +21,7 @@ use crate::bridge::BridgeService;
 use crate::content::ContentService;
 use crate::health::HealthService;
 use crate::trace::TraceCollector;
+use crate::upkeep::{Repair, UpkeepService};
 
 /// How the daemon presents itself.
 #[derive(Debug, Clone)]
@@ -34,6 +36,8 @@ pub struct Identity {
     pub hostname: String,
     /// `host`, `cni`: the network of steps.
     pub network: String,
+    /// How steps are run, in words.
+    pub executor: String,
     /// Platforms, this machine's first.
     pub platforms: Vec<Platform>,
     /// Where devices are described.
@@ -59,6 +63,8 @@ pub struct Endpoint {
     pub namespace: Namespace,
     /// How the daemon presents itself.
     pub identity: Arc<Identity>,
+    /// Repairs the layer store.
+    pub repair: Arc<dyn Repair>,
 }
 
 impl Endpoint {
@@ -80,5 +86,6 @@ impl Endpoint {
             .add_service(traces)
             .add_service(content)
             .add_service(HealthServer::new(HealthService))
+            .add_service(UpkeepServer::new(UpkeepService(Arc::clone(&self.repair))))
     }
 }

@@ -10,9 +10,11 @@ mod exec;
 mod health;
 mod stdio;
 mod trace;
+mod upkeep;
 pub mod wire;
 mod workers;
 
 pub use endpoint::{Endpoint, Identity};
 pub use stdio::StdioBridge;
+pub use upkeep::{Repair, Repaired};
 pub use workers::{Workers, machine_platforms};

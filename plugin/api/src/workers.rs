@@ -16,6 +16,9 @@ use crate::{Endpoint, Identity};
 /// Prefix of the worker's labels.
 const PREFIX: &str = "org.mobyproject.buildkit.worker.";
 
+/// Label of ours: how steps are run in this containerd.
+const EXECUTOR: &str = "shipway.dev/executor";
+
 /// What worker records are made of.
 #[derive(Clone)]
 pub struct Workers {
@@ -43,6 +46,7 @@ impl Workers {
             .into_iter()
             .map(|(key, value)| (format!("{PREFIX}{key}"), value.to_owned()));
         let mut labels: BTreeMap<String, String> = own.collect();
+        labels.insert(EXECUTOR.to_owned(), identity.executor.clone());
         labels.extend(identity.labels.clone());
         Ok(WorkerRecord {
             id: identity.worker.clone(),

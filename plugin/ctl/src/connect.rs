@@ -9,6 +9,7 @@ use shipway_proto::content::content_client::ContentClient;
 use shipway_proto::control::InfoRequest;
 use shipway_proto::control::control_client::ControlClient;
 use shipway_proto::gateway::llb_bridge_client::LlbBridgeClient;
+use shipway_proto::upkeep::upkeep_client::UpkeepClient;
 use tokio::net::UnixStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -112,6 +113,11 @@ impl Daemon {
         LlbBridgeClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT)
+    }
+
+    /// What only Shipway's daemon serves.
+    pub(crate) fn upkeep(&self) -> UpkeepClient<Channel> {
+        UpkeepClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_LIMIT)
     }
 
     /// The daemon's content store.

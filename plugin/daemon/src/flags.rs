@@ -80,7 +80,7 @@ pub(crate) struct CommandLine {
     /// Runtime for steps: auto, io.containerd.shipway.v1 or io.containerd.runc.v2.
     #[arg(long)]
     containerd_worker_runtime: Option<String>,
-    /// Network of steps: auto, host or cni.
+    /// Network of steps: auto, host, cni or bridge.
     #[arg(long)]
     containerd_worker_net: Option<String>,
     /// CNI configuration file.

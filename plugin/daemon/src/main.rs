@@ -4,6 +4,8 @@
 mod collect;
 mod flags;
 mod listen;
+mod network;
+mod repair;
 mod start;
 mod state;
 

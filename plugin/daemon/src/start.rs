@@ -5,8 +5,8 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use shipway_api::{Endpoint, Identity, StdioBridge, Workers};
-use shipway_backend::{BackendError, Host, LayerUpkeep, Registry};
+use shipway_api::{Endpoint, Identity, Repair, StdioBridge, Workers};
+use shipway_backend::{BackendError, Host, LayerUpkeep, Networks, Registry};
 use shipway_build::{Builder, FrontendPolicy, ImagePolicy, Parts, Settings, StoredResults};
 use shipway_cache::KeyStore;
 use shipway_config::{Address, Config, Entitlement, Frontends, GatewayFrontend, Listen, Runtime};
@@ -14,6 +14,7 @@ use shipway_containerd::Containerd;
 use shipway_engine::Engine;
 use shipway_layers::Layers;
 use shipway_model::{Digest, Failure, Platform};
+use shipway_network::Cni;
 use shipway_ops::cdi::CdiDirs;
 use shipway_ops::{CacheMounts, DnsConfig, LogLimits};
 use shipway_registry::{RegistryClient, WebClient};
@@ -28,7 +29,8 @@ use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsCo
 
 use crate::collect;
 use crate::listen::{self, Incoming, Inherited};
-use crate::state;
+use crate::repair::Repairer;
+use crate::{network, state};
 
 type AnyError = Box<dyn Error + Send + Sync>;
 
@@ -46,6 +48,7 @@ pub(crate) async fn run(config: Config) -> Result<(), AnyError> {
     {
         tracing::debug!("a TLS provider is installed already");
     }
+    state::raise_file_limit().map_err(|e| format!("raising the limit of open files: {e}"))?;
     let mut inherited = Inherited::take();
     std::fs::create_dir_all(&config.root)
         .map_err(|e| format!("making the root directory {}: {e}", config.root.display()))?;
@@ -121,6 +124,8 @@ struct Daemon {
     builder: Arc<Builder>,
     hub: Arc<SessionHub>,
     identity: Arc<Identity>,
+    repairer: Arc<Repairer>,
+    network: Option<Cni>,
     /// What passes through memory only.
     private: std::path::PathBuf,
 }
@@ -132,12 +137,22 @@ impl Daemon {
             .map_err(|e| format!("making a private directory: {e}"))?;
         let containerd = connect(config, &private, &instance).await?;
         clean_up(config, &containerd).await?;
-        state::sweep_cgroups(&instance);
+        let swept = instance.clone();
+        tokio::task::spawn_blocking(move || state::sweep_cgroups(&swept)).await?;
+        let network = network::open(config).await?;
         let registry = registry(config);
+        let repairer = Arc::new(Repairer {
+            store: store.clone(),
+            host: Arc::clone(&containerd) as Arc<dyn Host>,
+            snapshotter: config.snapshotter.name.clone(),
+            busy: tokio::sync::Mutex::default(),
+        });
         let store = Arc::new(store);
         let upkeep: Arc<dyn LayerUpkeep> = store.clone();
         let layers = Layers::new(store.clone(), Arc::clone(&upkeep))?;
-        let keys = KeyStore::open(&config.root.join("cache.db"))?;
+        state::drop_foreign_cache(&config.root, store.identity())
+            .map_err(|e| format!("dropping the cache of another layer store: {e}"))?;
+        let keys = KeyStore::open(&config.root.join(state::CACHE))?;
         let results = StoredResults::new(layers.clone(), Arc::clone(&registry));
         let limits = shipway_engine::Config {
             max_parallelism: config.worker.max_parallelism.unwrap_or(UNLIMITED),
@@ -146,7 +161,11 @@ impl Daemon {
         let engine = Engine::new(keys.clone(), Arc::new(results), limits);
         let resolver = ImageResolver::new(Arc::clone(&registry), upkeep.scratch_dir("manifests")?);
         let hub = SessionHub::new();
-        let identity = Arc::new(identity(config)?);
+        let identity = Arc::new(Identity {
+            network: if network.is_some() { "cni" } else { "host" }.to_owned(),
+            executor: containerd.executor_kind().to_string(),
+            ..identity(config)?
+        });
         let step_files = private.join("steps");
         std::fs::create_dir(&step_files)
             .map_err(|e| format!("making {}: {e}", step_files.display()))?;
@@ -165,13 +184,19 @@ impl Daemon {
             mirrors: Arc::new(Mirrors::new(upkeep.scratch_dir("mirrors")?)),
             cache_mounts: CacheMounts::new(upkeep.scratch_dir("cache-mounts")?),
             bridge: Arc::new(StdioBridge(workers)),
+            networks: network
+                .clone()
+                .map(|cni| Arc::new(cni) as Arc<dyn Networks>),
             settings: settings(config, step_files, instance),
         });
+        builder.sweep().await?;
         Ok(Self {
             containerd,
             builder,
             hub,
             identity,
+            repairer,
+            network,
             private,
         })
     }
@@ -197,6 +222,13 @@ impl Daemon {
                 Ok(())
             });
         }
+        if let Some(network) = self.network.clone() {
+            let stopping = stopping.clone();
+            services.spawn(async move {
+                network.maintain(stopping).await;
+                Ok(())
+            });
+        }
         for socket in &config.namespaces {
             let address = Address::Unix(socket.path.clone());
             let incoming = listen::open(&address, &config.listen, inherited).await?;
@@ -213,6 +245,7 @@ impl Daemon {
             host: Arc::clone(&self.containerd) as Arc<dyn Host>,
             namespace: self.containerd.namespace(namespace),
             identity: Arc::clone(&self.identity),
+            repair: Arc::clone(&self.repairer) as Arc<dyn Repair>,
         }
     }
 }
@@ -339,7 +372,8 @@ fn identity(config: &Config) -> Result<Identity, AnyError> {
         labels,
         snapshotter: config.worker.snapshotter.clone(),
         hostname: state::hostname(),
-        network: "host".to_owned(),
+        network: String::new(),
+        executor: String::new(),
         platforms,
         cdi: cdi(config),
         package: "github.com/shipway/shipway".to_owned(),

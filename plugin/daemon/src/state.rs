@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use shipway_containerd::unmount_below;
+use shipway_containerd::{remove_cgroups, unmount_below};
 use shipway_model::Digest;
 
 /// Type of a filesystem in memory, as statfs reports it.
@@ -53,37 +53,36 @@ pub(crate) fn worker_id(root: &Path) -> io::Result<String> {
     }
 }
 
-/// Removes the empty cgroups of builds that an earlier daemon of this instance did not see to their end, in every hierarchy.
+/// Removes the cgroups of builds that an earlier daemon of this instance did not see to their end, in every hierarchy.
 pub(crate) fn sweep_cgroups(instance: &str) {
-    let root = Path::new("/sys/fs/cgroup");
-    let hierarchies = fs::read_dir(root).map(|dir| dir.flatten().map(|e| e.path()).collect());
-    let hierarchies: Vec<PathBuf> = hierarchies.unwrap_or_default();
-    let ours = format!("shipway-{instance}-");
-    for parent in hierarchies
-        .iter()
-        .map(|h| h.join("shipway"))
-        .chain([root.join("shipway")])
-    {
-        let Ok(builds) = fs::read_dir(&parent) else {
-            continue;
-        };
-        for build in builds.flatten() {
-            if build.file_name().to_string_lossy().starts_with(&ours) {
-                remove_cgroup(&build.path());
-            }
-        }
-    }
+    remove_cgroups(Path::new("/shipway"), &format!("shipway-{instance}-"));
 }
 
-/// Removes a cgroup, children first; one with processes stays, and says so.
-fn remove_cgroup(dir: &Path) {
-    let children = fs::read_dir(dir).into_iter().flatten().flatten();
-    for child in children.filter(|child| child.path().is_dir()) {
-        remove_cgroup(&child.path());
+/// The cache's file in the root directory.
+pub(crate) const CACHE: &str = "cache.db";
+
+/// Removes the cache if it was made for another layer store: it names layers by ids that mean other layers here.
+pub(crate) fn drop_foreign_cache(root: &Path, store: u64) -> io::Result<()> {
+    let (note, cache) = (root.join("cache.store"), root.join(CACHE));
+    let own = format!("{store:016x}");
+    let known = fs::read_to_string(&note).unwrap_or_default();
+    if known.trim() == own {
+        return Ok(());
     }
-    if let Err(error) = fs::remove_dir(dir) {
-        tracing::warn!(cgroup = %dir.display(), %error, "removing a build's control group");
+    if cache.exists() && !known.is_empty() {
+        tracing::warn!("the layer store is another one than before: starting with an empty cache");
+        fs::remove_file(&cache)?;
     }
+    fs::write(note, own)
+}
+
+/// Lets this process open as many files as it may at most: streams, pipes and layers of many builds add up to more than
+/// the 1024 that a shell gives.
+pub(crate) fn raise_file_limit() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
 }
 
 /// Number of a group of this machine.
@@ -106,6 +105,18 @@ pub(crate) fn hostname() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cache_goes_with_its_layer_store() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = root.path().join(CACHE);
+        // The first store's cache may be older than the note about it.
+        for (store, stays) in [(1, true), (1, true), (2, false), (2, true), (1, false)] {
+            fs::write(&cache, "").unwrap();
+            drop_foreign_cache(root.path(), store).unwrap();
+            assert_eq!(cache.exists(), stays, "{store}");
+        }
+    }
 
     #[test]
     fn an_instance_is_named_by_its_root() {

@@ -15,6 +15,9 @@ use crate::{
 /// that went away. (One that was fetched and then not recorded is unknown to containerd, whose collector removes it.)
 pub(crate) const UNCLAIMED: Duration = Duration::from_mins(10);
 
+/// What names of aliases begin with; their id and the chain id that they stand for follow.
+pub(crate) const ALIAS: &str = "alias:";
+
 /// Labels that a shared entry accepts: those that containerd passes on from its clients.
 pub(crate) const SHARED_LABELS: &str = "containerd.io/snapshot/";
 
@@ -41,7 +44,7 @@ pub(crate) fn ensure(
     labels: &Labels,
 ) -> Result<()> {
     // An id of our own: containerd's keys start over when its database is lost.
-    let key = format!("alias:{}", core.allocate()?);
+    let key = format!("{ALIAS}{}/{reference}", core.allocate()?);
     let minted = core.transact(|inner| {
         if !parent.is_empty() {
             let kind = inner.state.entries.get(parent).map(|e| e.kind);

@@ -91,6 +91,10 @@ impl LayerUpkeep for LayerStore {
             .map_err(|e| failed(format!("offering layers to {namespace}"), e))
     }
 
+    fn owners(&self) -> Result<Vec<(String, LayerId)>, BackendError> {
+        Ok(self.all_owned())
+    }
+
     fn scratch_dir(&self, name: &str) -> Result<PathBuf, BackendError> {
         self.scratch_dir(name)
             .map_err(|e| failed(format!("making the directory {name}"), e))

@@ -30,6 +30,7 @@ pub(crate) struct Core {
     pub layout: Layout,
     pub boot: String,
     pub mount_options: Vec<String>,
+    pub identity: u64,
     journal: Journal,
     inner: Mutex<Inner>,
     settled: Condvar,
@@ -54,6 +55,8 @@ pub(crate) struct Soft {
     pub offers: HashMap<(String, String), Vec<LayerId>>,
     /// Aliases that containerd has not fetched yet.
     pub minted: BTreeMap<String, Instant>,
+    /// Keys that were asked for and are not there, while a repair wants to know them.
+    pub misses: Option<BTreeSet<String>>,
     next_id: u64,
 }
 
@@ -99,7 +102,8 @@ impl Core {
         state: State,
         boot: String,
         mount_options: Vec<String>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let identity = journal.identity()?;
         // Ids below the reservation may have been handed out before the last stop.
         let soft = Soft {
             next_id: state.reserved_ids,
@@ -110,14 +114,15 @@ impl Core {
             soft,
             queue: Queue::default(),
         };
-        Self {
+        Ok(Self {
             layout,
             boot,
             mount_options,
+            identity,
             journal,
             inner: Mutex::new(inner),
             settled: Condvar::new(),
-        }
+        })
     }
 
     /// The lock. A panic elsewhere cannot leave the state half changed (`apply` does not fail), so poison is ignored.
@@ -245,7 +250,7 @@ mod tests {
         let layout = Layout::create(root).unwrap();
         let journal = Journal::open(&layout.database()).unwrap();
         let state = journal.load().unwrap();
-        Core::new(layout, journal, state, "boot".into(), vec![])
+        Core::new(layout, journal, state, "boot".into(), vec![]).unwrap()
     }
 
     fn put(core: &Core) -> Result<LayerId> {

@@ -24,6 +24,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 const FORMAT: &str = "format";
 const RESERVED_IDS: &str = "reserved-ids";
+const IDENTITY: &str = "identity";
 /// Layout of the tables and of `layers/`. A store with another number is refused.
 const CURRENT_FORMAT: u64 = 1;
 /// The records are mirrored in memory, so the database needs little cache of its own.
@@ -54,6 +55,14 @@ impl Journal {
     pub(crate) fn load(&self) -> Result<State> {
         let mut db = self.lock();
         load(self.opened(&mut db)?)
+    }
+
+    /// A number that tells this store from one that was here before or comes after it.
+    pub(crate) fn identity(&self) -> Result<u64> {
+        let mut db = self.lock();
+        let txn = self.opened(&mut db)?.begin_read()?;
+        let identity = txn.open_table(META)?.get(IDENTITY)?;
+        Ok(identity.map_or(0, |value| value.value()))
     }
 
     /// Makes all changes durable together, or none. After a failure the file is closed: redb refuses to go on until
@@ -109,15 +118,24 @@ fn initialise(db: &Database) -> Result<()> {
             None => {
                 meta.insert(FORMAT, CURRENT_FORMAT)?;
             }
-            Some(CURRENT_FORMAT) => return Ok(()),
+            Some(CURRENT_FORMAT) if meta.get(IDENTITY)?.is_some() => return Ok(()),
+            Some(CURRENT_FORMAT) => {}
             Some(other) => {
                 return Err(Error::Invalid(format!(
                     "the layer store has format {other}, this version knows {CURRENT_FORMAT}"
                 )));
             }
         }
+        meta.insert(IDENTITY, identity())?;
     }
     Ok(txn.commit()?)
+}
+
+/// A number that no other store has.
+fn identity() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    // The standard library's hasher is keyed by the system's random source.
+    RandomState::new().hash_one(std::time::SystemTime::now())
 }
 
 fn load(db: &Database) -> Result<State> {

@@ -47,7 +47,7 @@ pub use model::{
     Usage, parse_short_name, short_name,
 };
 pub use pins::{Offer, PinnedLayers};
-pub use repair::{KnownSnapshot, RepairPlan};
+pub use repair::{KnownSnapshot, MissingEntry, RepairPlan};
 pub use service::{ServeError, serve};
 pub use state::REFERENCE_LABEL;
 pub use store::LayerStore;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    alias::ALIAS,
     error::{Error, Result},
     model::Info,
     state::{REFERENCE_LABEL, backend_key},
@@ -23,6 +24,15 @@ pub struct KnownSnapshot {
     pub name: String,
     /// Its parent's name in that namespace, empty for none.
     pub parent: String,
+}
+
+/// An entry that containerd asked for and that is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingEntry {
+    /// The namespace that it was made in; an alias belongs to none.
+    pub namespace: Option<String>,
+    /// What containerd calls it.
+    pub name: String,
 }
 
 /// What would bring both sides into agreement.
@@ -42,6 +52,19 @@ impl LayerStore {
         let now = SystemTime::now();
         let recent = now.checked_sub(settle).unwrap_or(SystemTime::UNIX_EPOCH);
         Ok(plan(&self.entries(&[])?, known, recent))
+    }
+
+    /// Notes from now on which missing entries are asked for. To list a namespace, containerd asks for each snapshot
+    /// that it has on record, and leaves out what it is told is missing: so this is how its lost ones are found.
+    pub fn watch_misses(&self) {
+        self.core.lock().soft.misses = Some(BTreeSet::new());
+    }
+
+    /// Ends the watch, and gives what it saw.
+    #[must_use]
+    pub fn take_misses(&self) -> Vec<MissingEntry> {
+        let misses = self.core.lock().soft.misses.take().unwrap_or_default();
+        misses.iter().filter_map(|key| missing(key)).collect()
     }
 
     /// Removes what a plan says, as far as it is still without children; gives back what is gone.
@@ -121,6 +144,22 @@ fn lost(entries: &[Info], known: &[KnownSnapshot]) -> Vec<KnownSnapshot> {
             .map(|k| (k.clone(), depth(k)))
             .collect(),
     )
+}
+
+/// What containerd knows the entry of this key by; none where the key says nothing about that.
+fn missing(key: &str) -> Option<MissingEntry> {
+    if let Some(alias) = key.strip_prefix(ALIAS) {
+        let (_, reference) = alias.split_once('/')?;
+        return Some(MissingEntry {
+            namespace: None,
+            name: reference.to_owned(),
+        });
+    }
+    let key = backend_key(key)?;
+    Some(MissingEntry {
+        namespace: Some(key.namespace.to_owned()),
+        name: key.name.to_owned(),
+    })
 }
 
 fn reference(entry: &Info) -> Option<&str> {
@@ -205,6 +244,16 @@ mod tests {
         let mut young = entry("a/1/key", "", None);
         young.created = LATER + Duration::from_secs(1);
         assert_eq!(plan(&[young], &[], LATER).remove, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_missing_entry_is_named_as_containerd_names_it() {
+        let named = |key| missing(key).map(|entry| (entry.namespace, entry.name));
+        let made = (Some("default".to_owned()), "sha256:a".to_owned());
+        assert_eq!(named("default/12/sha256:a"), Some(made));
+        let alias = (None, "sha256:b".to_owned());
+        assert_eq!(named("alias:7/sha256:b"), Some(alias));
+        assert_eq!(named("alias:7"), None);
     }
 
     #[test]

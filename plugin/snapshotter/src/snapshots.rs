@@ -22,7 +22,16 @@ use crate::{
 impl LayerStore {
     /// One entry.
     pub fn stat(&self, key: &str) -> Result<Info> {
-        Ok(self.core.lock().state.entry(key)?.info(key))
+        let mut inner = self.core.lock();
+        match inner.state.entry(key) {
+            Ok(entry) => Ok(entry.info(key)),
+            Err(missing) => {
+                if let Some(misses) = &mut inner.soft.misses {
+                    misses.insert(key.to_owned());
+                }
+                Err(missing)
+            }
+        }
     }
 
     /// Entries that match any of the filters (containerd's language); all of them without filters.

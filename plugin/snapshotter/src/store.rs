@@ -50,7 +50,7 @@ impl LayerStore {
             state,
             boot.into(),
             mount_options,
-        ));
+        )?);
         let recovered = recover::reconcile(&core)?;
         let worker = Worker::start(Arc::clone(&core))?;
         worker.send(Job::EmptyTrash);
@@ -69,6 +69,12 @@ impl LayerStore {
     #[must_use]
     pub fn recovered(&self) -> &Recovered {
         &self.recovered
+    }
+
+    /// A number that tells this store from one that was here before it: ids of layers mean something in one store only.
+    #[must_use]
+    pub fn identity(&self) -> u64 {
+        self.core.identity
     }
 
     /// The store's root directory, resolved.
@@ -208,6 +214,16 @@ impl LayerStore {
             .into_iter()
             .flatten()
             .copied()
+            .collect()
+    }
+
+    /// Every owner with each layer that it owns.
+    #[must_use]
+    pub fn all_owned(&self) -> Vec<(String, LayerId)> {
+        let inner = self.core.lock();
+        let owners = inner.state.owners.iter();
+        owners
+            .flat_map(|(owner, ids)| ids.iter().map(|id| (owner.clone(), *id)))
             .collect()
     }
 

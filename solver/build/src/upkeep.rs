@@ -149,8 +149,36 @@ impl Builder {
         }
         released.extend(self.parts.mirrors.layers());
         self.parts.mirrors.forget();
+        released.extend(self.unrecorded(&needed)?);
+        let free = released.difference(&needed).copied().collect();
+        self.free(free).await
+    }
+
+    /// Frees layers that the cache owns and no result names: their builds ended, or the daemon was killed, between the commit
+    /// of a layer and the record of its result. To be called before the first build.
+    pub async fn sweep(&self) -> Result<(), Failure> {
+        let usages = self.parts.keys.usages();
+        let results = usages.iter().flat_map(|usage| layers_of(&usage.result));
+        let needed = results.chain(self.parts.mirrors.layers()).collect();
+        let free = self.unrecorded(&needed)?;
+        if !free.is_empty() {
+            tracing::info!(layers = free.len(), "freeing layers without a result");
+        }
+        self.free(free).await
+    }
+
+    /// Layers of the cache that are not needed; none while a build may be about to record one.
+    fn unrecorded(&self, needed: &HashSet<LayerId>) -> Result<Vec<LayerId>, Failure> {
+        if !self.is_idle() {
+            return Ok(Vec::new());
+        }
+        let owned = self.parts.layers.owned()?;
+        let free = owned.into_iter().filter(|id| !needed.contains(id));
+        Ok(free.collect())
+    }
+
+    async fn free(&self, free: Vec<LayerId>) -> Result<(), Failure> {
         let layers = self.parts.layers.clone();
-        let free: Vec<LayerId> = released.difference(&needed).copied().collect();
         let collected = tokio::task::spawn_blocking(move || {
             layers.release(free)?;
             layers.upkeep().collect()?;

@@ -114,6 +114,13 @@ impl Layers {
             .try_for_each(|id| self.0.store.disown(&owner(id)))
     }
 
+    /// Layers that the cache owns.
+    pub fn owned(&self) -> Result<Vec<LayerId>, BackendError> {
+        let owners = self.0.upkeep.owners()?;
+        let own = owners.into_iter().filter(|(name, id)| *name == owner(*id));
+        Ok(own.map(|(_, id)| id).collect())
+    }
+
     /// Disk use of a layer.
     pub fn usage(&self, id: LayerId) -> Result<Usage, BackendError> {
         self.0.store.usage(id)

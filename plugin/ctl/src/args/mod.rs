@@ -88,6 +88,8 @@ pub enum DebugCommand {
     Workers(ListFlags),
     /// display internal information
     Info(FormatFlag),
+    /// bring the layer store and containerd into agreement where one of them was lost or restored
+    Repair(RepairFlags),
     /// dump LLB in human-readable format; LLB can also be passed via stdin, and no daemon is needed
     DumpLlb(DumpLlbFlags),
     /// list build records
@@ -213,6 +215,14 @@ pub struct PruneFlags {
     /// Which records, and how to print them.
     #[command(flatten)]
     pub list: ListFlags,
+}
+
+/// How to repair.
+#[derive(Debug, Args)]
+pub struct RepairFlags {
+    /// Say what would be done and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Which LLB to dump, and how.

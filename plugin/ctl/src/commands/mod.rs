@@ -4,6 +4,7 @@ pub(crate) mod build;
 mod dial_stdio;
 mod dump_llb;
 mod history;
+mod repair;
 mod usage;
 mod workers;
 
@@ -25,6 +26,7 @@ async fn debug(global: &Global, command: DebugCommand) -> Result<(), Error> {
     match command {
         DebugCommand::Workers(flags) => workers::list(global, &flags).await,
         DebugCommand::Info(flags) => workers::info(global, &flags).await,
+        DebugCommand::Repair(flags) => repair::run(global, &flags).await,
         DebugCommand::DumpLlb(flags) => dump_llb::run(&flags),
         DebugCommand::Histories(flags) => history::list(global, &flags).await,
         DebugCommand::Logs(flags) => history::logs(global, &flags).await,

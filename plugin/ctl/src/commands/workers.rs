@@ -73,8 +73,17 @@ pub(crate) async fn info(global: &Global, flags: &FormatFlag) -> Result<(), Erro
             "BuildKit:   {package} {version} {revision}\nDockerfile: {dockerfile_version}\n"
         );
     }
+    let listed = control.list_workers(ListWorkersRequest::default()).await;
+    let workers = listed.map_err(Error::call("failed to list workers"))?;
+    let workers = workers.into_inner().record;
+    if let Some(executor) = workers.iter().find_map(|w| w.labels.get(EXECUTOR)) {
+        text = format!("{text}Executor:   {executor}\n");
+    }
     output::print(&text)
 }
+
+/// Label of Shipway's worker: how steps are run in its containerd.
+const EXECUTOR: &str = "shipway.dev/executor";
 
 fn table(workers: &[WorkerRecord]) -> String {
     let mut table = Table::default();
