@@ -52,6 +52,18 @@ pub fn debian(packages: &[&str], dir: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
+/// Writes an image of one layer, the tar archive `layer`, whatever that is, to `dir/name.tar` as `name:local`.
+pub fn of_layer(name: &str, layer: &[u8], dir: &Path) -> Result<PathBuf> {
+    let archive = dir.join(format!("{name}.tar"));
+    write_layout(
+        &archive,
+        &format!("docker.io/library/{name}:local"),
+        layer,
+        &shell(),
+    )?;
+    Ok(archive)
+}
+
 /// Writes an image of BuildKit's Dockerfile frontend to `dir/frontend.tar`.
 pub fn frontend(program: &Path, dir: &Path) -> Result<PathBuf> {
     let pack = || -> std::io::Result<Vec<u8>> {

@@ -30,6 +30,8 @@ pub struct Options {
     pub namespace: String,
     /// Further namespaces, each with a socket of its own; BuildKit has none.
     pub more_namespaces: Vec<String>,
+    /// Lines of the worker's own section: its network.
+    pub network: String,
     /// Appended to the configuration file.
     pub more_config: String,
     /// Variables added to its environment.
@@ -49,6 +51,7 @@ impl Options {
             snapshotter: snapshotter.to_owned(),
             namespace: "default".to_owned(),
             more_namespaces: Vec::new(),
+            network: "networkMode = \"host\"\n".to_owned(),
             more_config: String::new(),
             env: Vec::new(),
         }
@@ -204,12 +207,13 @@ fn configuration(
         "root = {root}\n[log]\nlevel = \"debug\"\n[grpc]\naddress = [\"unix://{socket}\"]\n\
          [worker.oci]\nenabled = false\n\
          [worker.containerd]\nenabled = true\naddress = {containerd}\nnamespace = {namespace:?}\n\
-         snapshotter = {snapshotter:?}\nnetworkMode = \"host\"\n",
+         snapshotter = {snapshotter:?}\n{network}",
         root = quoted(root),
         socket = socket.display(),
         containerd = quoted(containerd),
         namespace = options.namespace,
         snapshotter = options.snapshotter,
+        network = options.network,
     );
     if options.kind == Kind::Shipway {
         let plugin = plugin(dir);

@@ -13,6 +13,7 @@ pub mod containerd;
 pub mod demo;
 mod error;
 pub mod http;
+pub mod kills;
 pub mod leaks;
 pub mod machine;
 pub mod process;

@@ -8,6 +8,7 @@ use shipway_integration::{
     builder::{Kind, Options},
     conformance::{Plan, conformance},
     demo,
+    kills::{Victim, kills},
     machine::Wanted,
     report::say,
     teardown::teardown,
@@ -54,6 +55,24 @@ enum Part {
         #[command(flatten)]
         plan: Plan,
     },
+    /// Kill daemon, containerd, shims and launchers in mid-build, and look what is left.
+    Kills {
+        /// Everything is kept below it.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Which containerd.
+        #[arg(long, value_enum, default_value = "any")]
+        containerd: Wanted,
+        /// How often each is killed.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        /// Chooses the instants.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Who; everybody if nobody is named. Repeatable.
+        #[arg(long, value_enum)]
+        victim: Vec<Victim>,
+    },
     /// End what runs below a directory and remove it.
     Down {
         /// The directory.
@@ -95,6 +114,20 @@ fn run(part: Part) -> Result<()> {
         }
         Part::Bench { dir, plan } => bench::bench(&dir, &plan),
         Part::Conformance { dir, plan } => conformance(&dir, &plan),
+        Part::Kills {
+            dir,
+            containerd,
+            rounds,
+            seed,
+            victim,
+        } => {
+            let victims = if victim.is_empty() {
+                &Victim::ALL
+            } else {
+                victim.as_slice()
+            };
+            kills(&dir, containerd, victims, rounds, seed)
+        }
         Part::Down { dir } => teardown(&dir),
     }
 }

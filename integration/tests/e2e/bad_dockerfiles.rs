@@ -49,6 +49,25 @@ const SYNTAX: &[Case] = &[
         "FROM busybox:local\nMAINTAINER\n",
         &["line 2", "MAINTAINER"],
     ),
+    ("FROM --bogus=x busybox:local\n", &["line 1", "bogus"]),
+    ("FROM busybox:local AS 1bad\n", &["1bad"]),
+    (
+        "FROM busybox:local\nCOPY --bogus=x a b\n",
+        &["line 2", "bogus"],
+    ),
+    (
+        "FROM busybox:local\nADD --bogus=x a b\n",
+        &["line 2", "bogus"],
+    ),
+    (
+        "FROM busybox:local\nHEALTHCHECK --bogus=x CMD y\n",
+        &["line 2", "bogus"],
+    ),
+    (
+        "FROM busybox:local\nENTRYPOINT --bogus x\n",
+        &["line 2", "bogus"],
+    ),
+    ("FROM busybox:local\nCMD --bogus x\n", &["line 2", "bogus"]),
     ("FROM busybox:local\nRUN <<EOF\nnever ended\n", &["EOF"]),
     ("RUN before from\n", &["no build stage"]),
     ("", &["empty"]),
@@ -117,6 +136,18 @@ fn a_missing_target_is_named() {
             said.contains("there") && said.contains("not be found"),
             || said.clone(),
         )
+    });
+}
+
+#[test]
+fn an_unknown_flag_of_the_client_is_named() {
+    on_stand(|stand| {
+        let context = stand.context("flag", &[("Dockerfile", "FROM busybox:local\n")])?;
+        let said = fail(build_image(stand, &context)?.arg("--bogus"))?;
+        ensure(said.contains("bogus"), || said.clone())?;
+        let said =
+            fail(build_image(stand, &context)?.args(["--opt", "platform=no/such/one/here"]))?;
+        ensure(said.contains("no/such/one/here"), || said.clone())
     });
 }
 

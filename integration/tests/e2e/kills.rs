@@ -1,102 +1,61 @@
 //! SIGKILL at random instants, to the daemon, containerd, a shim or a launcher: the next build works, finished steps
-//! are cached, nothing stays behind. `SHIPWAY_KILLS` says how often each (default 3).
+//! are cached, nothing stays behind. How that is done and checked is in the harness's `kills`.
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use shipway_integration::{
-    Result, command::succeed, process::wait_until, stand::Stand, teardown::processes,
+    command::succeed,
+    kills::{Victim, shims, survives},
+    process::wait_until,
+    stand::Stand,
+    teardown::processes,
 };
 
 use crate::{
-    running::{Background, sleepers, start_sleeping},
-    support::{build, build_image, ensure, on_stand, only_shipway, run_in_image},
+    running::{sleepers, start_sleeping},
+    support::{build_image, ensure, on_stand, only_shipway, run_in_image},
 };
 
-fn times() -> u64 {
-    std::env::var("SHIPWAY_KILLS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(3)
-}
-
-/// Instants between the start of a build and a second later, the same in each run.
-fn instants() -> impl Iterator<Item = Duration> {
-    (0..times()).map(|number| Duration::from_millis(number * 7919 % 1000))
-}
-
-const STEPS: &str = "FROM busybox:local\nRUN echo finished >/finished\n";
-
-/// Kills with `kill` in mid-build, at each instant; the build must work afterwards, `STEPS` from the cache.
-fn survives(kill: impl Fn(&mut Stand) -> Result<()>) {
-    on_stand(|stand| {
-        build(stand, "finished", STEPS, &[])?;
-        for (number, instant) in instants().enumerate() {
-            let dockerfile = format!(
-                "{STEPS}RUN sleep 0.2; echo {number} >/n\nRUN sleep 0.2; cp /n /m\nCOPY big /big\n"
-            );
-            let big = "x".repeat(1 << 20);
-            let context = stand.context(
-                &format!("kill-{number}"),
-                &[("Dockerfile", &dockerfile), ("big", &big)],
-            )?;
-            let client = Background::start(&mut build_image(stand, &context)?)?;
-            std::thread::sleep(instant);
-            kill(stand)?;
-            drop(client);
-            let again = succeed(&mut build_image(stand, &context)?)?;
-            ensure(again.stderr.contains("CACHED"), || {
-                format!("the finished step ran again:\n{}", again.stderr)
-            })?;
-            let said = run_in_image(stand, "cat /finished /m; wc -c </big")?;
-            let want = format!("finished\n{number}\n{}\n", 1 << 20);
-            ensure(said == want, || format!("half an image: {said:?}"))?;
-        }
-        Ok(())
-    });
+/// Kills `victim` in mid-build, as often as `SHIPWAY_KILLS` says (`integration/run kills` does it 20 times).
+fn killed(victim: Victim) {
+    if !only_shipway() {
+        return;
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let rounds = number("SHIPWAY_KILLS").unwrap_or(3);
+    on_stand(|stand| survives(stand, victim, rounds, u64::from(std::process::id())));
 }
 
 #[test]
 fn the_daemon_killed_in_mid_build_loses_no_finished_step() {
-    survives(|stand| {
-        stand.builder.kill()?;
-        stand.builder.restart()
-    });
+    killed(Victim::Daemon);
 }
 
 #[test]
 fn containerd_killed_in_mid_build_loses_no_finished_step() {
-    survives(|stand| stand.containerd.kill_and_restart());
-}
-
-/// Kills every process of this stand that `is` says.
-fn kill_where(stand: &Stand, is: impl Fn(&[String]) -> bool) {
-    let socket = stand.containerd.address.display().to_string();
-    for (pid, words) in processes() {
-        let ours = words.iter().any(|word| word.starts_with(&socket));
-        if ours && is(&words) {
-            kill(pid);
-        }
-    }
-}
-
-/// A process that has just ended by itself is as good as killed.
-fn kill(pid: Pid) {
-    let killed = kill_process(pid, Signal::KILL);
-    assert!(
-        matches!(killed, Ok(()) | Err(rustix::io::Errno::SRCH)),
-        "killing {pid:?}: {killed:?}"
-    );
+    killed(Victim::Containerd);
 }
 
 #[test]
 fn a_shim_killed_in_mid_build_ends_only_its_build() {
-    survives(|stand| {
-        kill_where(stand, |words| {
-            words.iter().any(|word| word.contains("containerd-shim"))
-        });
-        Ok(())
-    });
+    killed(Victim::Shim);
+}
+
+#[test]
+fn a_launcher_killed_in_mid_build_ends_only_its_build() {
+    killed(Victim::Launcher);
+}
+
+/// Kills this stand's shims.
+fn kill_shims(stand: &Stand) {
+    for pid in shims(stand) {
+        let killed = kill_process(pid, Signal::KILL);
+        assert!(
+            matches!(killed, Ok(()) | Err(rustix::io::Errno::SRCH)),
+            "killing {pid:?}: {killed:?}"
+        );
+    }
 }
 
 #[test]
@@ -106,11 +65,7 @@ fn a_shims_steps_die_with_it() {
     }
     on_stand(|stand| {
         let client = start_sleeping(stand, "sleeping", "")?;
-        kill_where(stand, |words| {
-            words
-                .iter()
-                .any(|word| word.contains("containerd-shim-shipway"))
-        });
+        kill_shims(stand);
         if stand.containerd.binary.major >= 2 {
             wait_until("ended", Duration::from_secs(5), || Ok(sleepers() == 0))?;
         }

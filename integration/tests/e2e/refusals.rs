@@ -1,9 +1,15 @@
 //! What a build is not allowed to do to its host: write outside its root, fill the disk for good.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use shipway_integration::{
-    Result,
+    Result, base_image,
     builder::Options,
     command::{fail, finish},
     machine::Wanted,
@@ -50,48 +56,79 @@ fn hostile(kind: EntryType, name: &str, link: &str) -> Vec<u8> {
         .expect("memory takes all that is written to it")
 }
 
-#[test]
-fn archives_cannot_write_outside_the_root() {
+/// Archives that would write `escaped` into `outside`, or read a file of the host.
+fn hostile_archives(outside: &Path) -> Vec<(String, Vec<u8>)> {
+    let target = outside.display().to_string();
+    let up = format!("../../../../../../../../..{target}/escaped");
+    let cases = [
+        (EntryType::Regular, up.clone(), String::new()),
+        (
+            EntryType::Regular,
+            format!("{target}/escaped"),
+            String::new(),
+        ),
+        (EntryType::Symlink, "door".to_owned(), target.clone()),
+        (
+            EntryType::Link,
+            "hard".to_owned(),
+            "../../../../../../../../../etc/hostname".to_owned(),
+        ),
+        (
+            EntryType::Link,
+            "hard".to_owned(),
+            "/etc/hostname".to_owned(),
+        ),
+    ];
+    let fitting = cases.iter().filter(|case| case.1.len() < 100);
+    let archive = |(kind, name, link): &(EntryType, String, String)| {
+        (
+            format!("{kind:?} {name} -> {link}"),
+            hostile(*kind, name, link),
+        )
+    };
+    fitting.map(archive).collect()
+}
+
+/// Feeds each hostile archive to a build with `prepare`, which gives the context; nothing may be outside afterwards.
+fn confined(prepare: impl Fn(&Stand, usize, &[u8]) -> Result<PathBuf>) {
     on_stand(|stand| {
         let outside = stand.dir.join("outside");
         fs::create_dir_all(&outside).expect("the stand's directory is ours");
-        let target = outside.display().to_string();
-        let up = format!("../../../../../../../../..{target}/escaped");
-        let cases = [
-            (EntryType::Regular, up.clone(), String::new()),
-            (
-                EntryType::Regular,
-                format!("{target}/escaped"),
-                String::new(),
-            ),
-            (EntryType::Symlink, "door".to_owned(), target.clone()),
-            (
-                EntryType::Link,
-                "hard".to_owned(),
-                "../../../../../../../../../etc/hostname".to_owned(),
-            ),
-            (
-                EntryType::Link,
-                "hard".to_owned(),
-                "/etc/hostname".to_owned(),
-            ),
-        ];
-        for (number, (kind, name, link)) in cases
-            .iter()
-            .enumerate()
-            .filter(|(_, case)| case.1.len() < 100)
-        {
-            let dockerfile = "FROM busybox:local\nADD bad.tar /in/\n";
-            let context = stand.context(&format!("tar-{number}"), &[("Dockerfile", dockerfile)])?;
-            fs::write(context.join("bad.tar"), hostile(*kind, name, link))
-                .expect("the context is ours");
+        let hostname = fs::metadata("/etc/hostname").map(|meta| meta.nlink()).ok();
+        for (number, (what, archive)) in hostile_archives(&outside).iter().enumerate() {
+            let context = prepare(stand, number, archive)?;
             // Refused or confined: both are fine.
             finish(&mut build_image(stand, &context)?)?;
             ensure(!outside.join("escaped").exists(), || {
-                format!("{kind:?} {name} -> {link} escaped")
+                format!("{what} escaped")
+            })?;
+            let links = fs::metadata("/etc/hostname").map(|meta| meta.nlink()).ok();
+            ensure(links == hostname, || {
+                format!("{what} is a file of the host")
             })?;
         }
         build(stand, "after", "FROM busybox:local\nRUN true\n", &[]).map(drop)
+    });
+}
+
+#[test]
+fn archives_cannot_write_outside_the_root() {
+    confined(|stand, number, archive| {
+        let dockerfile = "FROM busybox:local\nADD bad.tar /in/\n";
+        let context = stand.context(&format!("tar-{number}"), &[("Dockerfile", dockerfile)])?;
+        fs::write(context.join("bad.tar"), archive).expect("the context is ours");
+        Ok(context)
+    });
+}
+
+#[test]
+fn layers_cannot_write_outside_the_root() {
+    confined(|stand, number, archive| {
+        let name = format!("evil{number}");
+        let image = base_image::of_layer(&name, archive, &stand.dir)?;
+        stand.import("default", &image)?;
+        let dockerfile = format!("FROM {name}:local\nCOPY Dockerfile /copied\n");
+        stand.context(&name, &[("Dockerfile", &dockerfile)])
     });
 }
 
