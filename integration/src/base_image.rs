@@ -13,7 +13,11 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
-use crate::{Error, Result, command::succeed, error::OnFile as _};
+use crate::{
+    Error, Result,
+    command::{finish, succeed},
+    error::OnFile as _,
+};
 
 /// The name under which the busybox image is imported.
 pub const BUSYBOX: &str = "docker.io/library/busybox:local";
@@ -66,30 +70,75 @@ pub fn of_layer(name: &str, layer: &[u8], dir: &Path) -> Result<PathBuf> {
 
 /// Writes an image of BuildKit's Dockerfile frontend to `dir/frontend.tar`.
 pub fn frontend(program: &Path, dir: &Path) -> Result<PathBuf> {
-    let pack = || -> std::io::Result<Vec<u8>> {
-        let mut layer = tar::Builder::new(Vec::new());
-        layer.append_data(
-            &mut header(EntryType::Directory, 0, 0o755),
-            "bin/",
-            std::io::empty(),
-        )?;
-        let binary = fs::read(program)?;
-        let mut header = header(EntryType::Regular, binary.len(), 0o755);
-        layer.append_data(&mut header, "bin/dockerfile-frontend", binary.as_slice())?;
-        layer.into_inner()
-    };
-    let layer = pack().on_file("packing", program)?;
+    frontend_image("frontend:local", program, dir)
+}
+
+/// Writes an image called `name` of any frontend to `dir/frontend.tar`: the program, and the libraries that it is linked
+/// with.
+pub fn frontend_image(name: &str, program: &Path, dir: &Path) -> Result<PathBuf> {
+    let file = program.file_name().unwrap_or_default();
+    let inside = Path::new("/bin").join(file);
+    let mut files = vec![(inside.clone(), program.to_owned())];
+    files.extend(
+        libraries(program)?
+            .into_iter()
+            .map(|path| (path.clone(), path)),
+    );
+    let layer = pack(&files).on_file("packing", program)?;
     let archive = dir.join("frontend.tar");
     let config = json!({
-        "Entrypoint": ["/bin/dockerfile-frontend"],
+        "Entrypoint": [inside],
         "Labels": {
             "moby.buildkit.frontend.network.none": "true",
             "moby.buildkit.frontend.caps":
                 "moby.buildkit.frontend.inputs,moby.buildkit.frontend.subrequests,moby.buildkit.frontend.contexts",
         },
     });
-    write_layout(&archive, "frontend:local", &layer, &config)?;
+    write_layout(&archive, name, &layer, &config)?;
     Ok(archive)
+}
+
+/// Writes an image called `name` with busybox that runs this shell line as its entrypoint.
+pub fn busybox_running(name: &str, line: &str, program: &Path, dir: &Path) -> Result<PathBuf> {
+    let layer = busybox_layer(program).on_file("packing", program)?;
+    let archive = dir.join("busybox-running.tar");
+    let config = json!({"Entrypoint": ["/bin/sh", "-c", line]});
+    write_layout(&archive, name, &layer, &config)?;
+    Ok(archive)
+}
+
+/// The shared libraries of a program, and the loader; none of a static one.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = finish(Command::new("ldd").arg(program))?;
+    if !listed.success {
+        return Ok(Vec::new());
+    }
+    let path = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.find(|word| word.starts_with('/')).map(PathBuf::from)
+    };
+    Ok(listed.stdout.lines().filter_map(path).collect())
+}
+
+/// A layer of executable files, by their place in it.
+fn pack(files: &[(PathBuf, PathBuf)]) -> std::io::Result<Vec<u8>> {
+    let mut layer = tar::Builder::new(Vec::new());
+    let mut made = std::collections::BTreeSet::new();
+    for (to, from) in files {
+        let to = to.strip_prefix("/").unwrap_or(to);
+        let mut parents: Vec<_> = to.ancestors().skip(1).collect();
+        parents.pop();
+        for parent in parents.into_iter().rev() {
+            if made.insert(parent.to_owned()) {
+                let mut header = header(EntryType::Directory, 0, 0o755);
+                layer.append_data(&mut header, parent.join(""), std::io::empty())?;
+            }
+        }
+        let binary = fs::read(from)?;
+        let mut header = header(EntryType::Regular, binary.len(), 0o755);
+        layer.append_data(&mut header, to, binary.as_slice())?;
+    }
+    layer.into_inner()
 }
 
 fn codename() -> Result<String> {

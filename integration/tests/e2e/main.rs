@@ -7,6 +7,7 @@ mod cache;
 mod clients;
 mod devices;
 mod exporters;
+mod frontends;
 mod kills;
 mod neighbours;
 mod networks;

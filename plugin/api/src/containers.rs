@@ -34,20 +34,13 @@ pub(crate) fn new_container(wire: wire::NewContainerRequest) -> Result<NewContai
         host: host.host,
         ip: host.ip,
     };
-    let platform = wire.platform.map(platform);
-    if let Some(other) = platform.as_ref().filter(|platform| platform.os != "linux") {
-        return Err(invalid(format!(
-            "containers for {} can't run here",
-            other.os
-        )));
-    }
     Ok(NewContainer {
         id: wire.container_id,
         mounts: mounts.collect::<Result<_, _>>()?,
         network: decode_net_mode(wire.network).map_err(|e| Failure::from_error(&e))?,
         hostname: wire.hostname,
         extra_hosts: wire.extra_hosts.into_iter().map(host).collect(),
-        platform,
+        platform: wire.platform.map(platform),
     })
 }
 
@@ -83,7 +76,8 @@ pub(crate) fn process(wire: wire::InitMessage) -> Result<ProcessRequest, Failure
         cwd: meta.cwd,
         user: meta.user,
         tty: wire.tty,
-        security: decode_security_mode(wire.security).map_err(|e| Failure::from_error(&e))?,
+        security: decode_security_mode(wire.security)
+            .map_err(|e| Failure::from_error(&e).context("invalid security mode"))?,
         remove_mount_stubs_recursive: meta.remove_mount_stubs_recursive,
     })
 }

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt as _, StreamExt as _};
 use shipway_backend::{Process, StepIo};
+use shipway_build::Container;
 use shipway_model::{Failure, FailureDetail};
 use shipway_proto::gateway as wire;
 use shipway_proto::gateway::exec_message::Input;
@@ -118,8 +119,11 @@ impl Listener {
         let container = conversation.container(&init.container_id);
         let container = container.map_err(|e| to_status(&e))?;
         let (io, stdin, outputs) = streams(&init.fds, init.tty)?;
-        let request = containers::process(init).map_err(|e| to_status(&e))?;
-        let started = container.start(request, io).await;
+        // A process that can't be started is told of as one that has failed: clients wait for that.
+        let started = match containers::process(init) {
+            Ok(request) => container.start(request, io).await,
+            Err(failure) => Err(failure),
+        };
         let ears = |process: &Arc<dyn Process>| Ears {
             process: Arc::clone(process),
             stdin,
@@ -129,6 +133,7 @@ impl Listener {
         }
         let mouth = Mouth {
             id,
+            container,
             said: self.said.clone(),
         };
         // Without anybody to let it live, the call is over.
@@ -214,6 +219,7 @@ fn streams(
 /// Tells the caller about one process.
 struct Mouth {
     id: String,
+    container: Arc<Container>,
     said: Answers,
 }
 
@@ -235,7 +241,10 @@ impl Mouth {
         let exit = match ended {
             Ok(exit) if exit.code == 0 => wire::ExitMessage::default(),
             Ok(exit) => {
-                let failure = Failure::new(format!("exit code: {}", exit.code));
+                let mut failure = Failure::new(format!("exit code: {}", exit.code));
+                if self.container.is_released() {
+                    failure = Failure::cancelled().context(failure);
+                }
                 let failure = failure.with(FailureDetail::Exit(exit.code));
                 wire::ExitMessage {
                     code: exit.code,

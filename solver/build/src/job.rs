@@ -182,7 +182,14 @@ impl Build {
         self: &Arc<Self>,
         request: Request,
     ) -> Result<BTreeMap<String, String>, Failure> {
-        let work = self.work(&request);
+        let work = async {
+            match self.work(&request).await {
+                Err(failure) if !failure.is_cancelled() => {
+                    Err(self.keep_failed_step(&request, failure).await)
+                }
+                ended => ended,
+            }
+        };
         let response = tokio::select! {
             response = work => response,
             () = self.cancelled.cancelled() => {

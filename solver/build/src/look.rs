@@ -40,6 +40,13 @@ pub(crate) fn read(
 ) -> Result<Bytes, shipway_tree::Error> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     let (rel, entry) = tree.find(Path::new(path), Last::Follow)?;
+    if entry.stat.kind != Kind::File {
+        return Err(shipway_tree::Error::Refused {
+            op: "read",
+            path: Path::new("/").join(path),
+            why: "it is not a regular file",
+        });
+    }
     let io = |e| shipway_tree::Error::io("read", Path::new("/").join(path), e);
     let mut file = tree.layers()[entry.layer].open_file(&rel)?;
     let (offset, length) = range.unwrap_or((0, 0));
@@ -63,6 +70,13 @@ pub(crate) fn read(
 
 /// One path; its last link is not followed.
 pub(crate) fn stat(tree: &Stack, path: &str) -> Result<FileStat, shipway_tree::Error> {
+    if is_empty_root(tree, path) {
+        return Ok(FileStat {
+            path: ".".to_owned(),
+            mode: (1 << 31) | 0o755,
+            ..FileStat::default()
+        });
+    }
     let (rel, entry) = tree.find(Path::new(path), Last::Keep)?;
     let name = rel
         .file_name()
@@ -86,6 +100,9 @@ pub(crate) fn list(
     path: &str,
     pattern: &str,
 ) -> Result<Vec<FileStat>, shipway_tree::Error> {
+    if is_empty_root(tree, path) {
+        return Ok(Vec::new());
+    }
     let (_, entry) = tree.find(Path::new(path), Last::Follow)?;
     let Some(dir) = entry.dir else {
         let path = Path::new("/").join(path);
@@ -113,6 +130,11 @@ pub(crate) fn list(
         }
     }
     Ok(entries)
+}
+
+/// True for the root of a tree without layers: it has no directory that shows it.
+fn is_empty_root(tree: &Stack, path: &str) -> bool {
+    tree.layers().is_empty() && path.split('/').all(|part| matches!(part, "" | "."))
 }
 
 /// What is known of an entry, in fsutil's terms.

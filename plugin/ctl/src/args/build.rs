@@ -8,7 +8,7 @@ use shipway_proto::sourcepolicy;
 
 use super::csv;
 use super::outputs::{CacheEntry, parse_cache, parse_output};
-use crate::build::plan::{Agent, AuthTls, Plan, Secret};
+use crate::build::plan::{Agent, AuthTls, OnError, Plan, Secret};
 use crate::error::Error;
 use crate::progress::Mode;
 
@@ -57,6 +57,9 @@ pub struct BuildFlags {
     /// Read source policy file from a JSON file
     #[arg(long)]
     pub source_policy_file: Option<PathBuf>,
+    /// What is done when a step fails; only `shipway build` has a flag for it
+    #[arg(skip)]
+    pub on_error: OnError,
     /// Run build with proxy network enforcement
     #[arg(long)]
     pub proxy_network: bool,
@@ -98,6 +101,7 @@ impl BuildFlags {
             attrs.insert("no-cache".to_owned(), String::new());
         }
         Ok(Plan {
+            on_error: self.on_error,
             frontend,
             attrs,
             no_cache: self.no_cache,

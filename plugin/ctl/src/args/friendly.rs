@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::build::{BuildFlags, DisplayFlags};
+use crate::build::plan::OnError;
 use crate::error::Error;
+use crate::progress::Mode;
 
 /// The flags of `shipway build`.
 #[derive(Debug, Default, Args)]
@@ -59,6 +61,10 @@ pub struct FriendlyFlags {
     /// Cache to export, e.g. type=registry,ref=REF,mode=max
     #[arg(long)]
     pub cache_to: Vec<String>,
+    /// When a step fails: stop, open a shell in its filesystem (progress is plain then), or keep that as an image and
+    /// print how to start it
+    #[arg(long, value_enum, default_value = "stop")]
+    pub on_error: OnError,
     /// How to show what happens.
     #[command(flatten)]
     pub display: DisplayFlags,
@@ -111,6 +117,17 @@ impl FriendlyFlags {
         flags.import_cache = self.cache_from;
         flags.export_cache = self.cache_to;
         flags.display = self.display;
+        flags.on_error = self.on_error;
+        if self.on_error == OnError::Shell {
+            flags.display.progress = match flags.display.progress {
+                // A list that is repainted and a shell can't share a terminal.
+                Mode::Auto => Mode::Plain,
+                Mode::Tty => {
+                    return Err(Error::flag("--on-error", "a shell needs --progress=plain"));
+                }
+                other => other,
+            };
+        }
         Ok(flags)
     }
 

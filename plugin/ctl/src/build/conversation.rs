@@ -8,7 +8,7 @@ use std::time::Duration;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use shipway_proto::control::{ListWorkersRequest, SolveRequest, StatusRequest, StatusResponse};
-use shipway_proto::gateway::{self, PingRequest, ReturnRequest};
+use shipway_proto::gateway::{self, EvaluateRequest, PingRequest, ReturnRequest};
 use shipway_proto::{pb, rpc};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,9 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Status};
 
 use super::cache::{self, Caches};
-use super::plan::Plan;
-use super::{outcome, request};
+use super::failed::FailedStep;
+use super::plan::{OnError, Plan};
+use super::{kept, outcome, request, shell};
 use crate::connect::Daemon;
 use crate::error::Error;
 use crate::session::{self, SessionName, Tunnel};
@@ -59,7 +60,7 @@ pub(crate) struct Outcome {
 pub(crate) async fn run(build: Build<'_>, warn: &mut dyn FnMut(String)) -> Result<Outcome, Error> {
     let mut control = build.daemon.control();
     let workers = control.list_workers(ListWorkersRequest::default());
-    workers.await.map_err(Error::call("listing workers"))?;
+    let workers = workers.await.map_err(Error::call("listing workers"))?;
 
     let caches = cache::prepare(build.plan, warn)?;
     let name = SessionName {
@@ -68,7 +69,10 @@ pub(crate) async fn run(build: Build<'_>, warn: &mut dyn FnMut(String)) -> Resul
     };
     let offer = session::offer(build.plan, caches.stores.clone());
     let tunnel = Tunnel::open(build.daemon.control(), &name, &offer.methods);
-    let attrs = request::frontend_attrs(build.plan, &caches.imports);
+    let mut attrs = request::frontend_attrs(build.plan, &caches.imports);
+    if build.plan.on_error == OnError::Keep {
+        attrs.insert(kept::OPTION.to_owned(), kept::image(build.reference));
+    }
     let request = request::solve(
         build.plan,
         build.reference,
@@ -92,6 +96,9 @@ pub(crate) async fn run(build: Build<'_>, warn: &mut dyn FnMut(String)) -> Resul
         answered
     };
     let (outcome, (), status) = tokio::join!(solving, session, follow(&build, build_over.clone()));
+    if let (OnError::Keep, Err(error)) = (build.plan.on_error, &outcome) {
+        kept::tell(error, &workers.into_inner().record);
+    }
     let outcome = outcome?;
     status?;
     outcome::update_indexes(&caches, &outcome.exporters)?;
@@ -149,7 +156,7 @@ async fn solve(
 }
 
 /// A bridge call that names its build.
-fn named<T>(build: &Build<'_>, message: T) -> Request<T> {
+pub(super) fn named<T>(build: &Build<'_>, message: T) -> Request<T> {
     let mut request = Request::new(message);
     if let Ok(id) = MetadataValue::try_from(build.reference) {
         request
@@ -187,6 +194,9 @@ async fn drive(
                 result.result = Some(gateway::result::Result::Ref(gateway::Ref::default()));
             }
             let metadata = result.metadata.clone();
+            if build.plan.on_error == OnError::Shell {
+                examine(build, &result).await;
+            }
             let message = ReturnRequest {
                 result: Some(result),
                 error: None,
@@ -204,6 +214,37 @@ async fn drive(
             let _returned = bridge.r#return(named(build, message)).await;
             Err(Error::call("failed to solve")(status))
         }
+    }
+}
+
+/// Runs the result's steps, and opens a shell in the one that fails. The build's own error follows.
+async fn examine(build: &Build<'_>, result: &gateway::Result) {
+    let refs = match &result.result {
+        Some(gateway::result::Result::Ref(of)) => vec![of.id.clone()],
+        Some(gateway::result::Result::Refs(map)) => {
+            map.refs.values().map(|of| of.id.clone()).collect()
+        }
+        _ => Vec::new(),
+    };
+    let mut bridge = build.daemon.bridge();
+    for id in refs.into_iter().filter(|id| !id.is_empty()) {
+        let evaluated = bridge.evaluate(named(build, EvaluateRequest { r#ref: id }));
+        let Err(status) = evaluated.await else {
+            continue;
+        };
+        eprintln!("error: {}", status.message());
+        match FailedStep::of(&status) {
+            Some(step) => {
+                eprintln!("a shell in the failed step's filesystem; its end is the build's:");
+                if let Err(error) = shell::open(build, step).await {
+                    eprintln!("error: {error}");
+                }
+            }
+            None => {
+                eprintln!("what failed is no process that left a filesystem: no shell is opened")
+            }
+        }
+        return;
     }
 }
 

@@ -5,11 +5,14 @@ mod cache;
 mod conversation;
 mod definition;
 mod details;
+mod failed;
 mod index;
+mod kept;
 mod outcome;
 pub mod plan;
 pub(crate) mod policy;
 mod request;
+mod shell;
 
 pub(crate) use conversation::{Build, Outcome, run};
 pub(crate) use definition::{Vertex, ignore_cache, read as read_definition, vertices};

@@ -12,6 +12,18 @@ use crate::error::Error;
 /// Largest secret, in bytes, that a session carries.
 pub const SECRET_LIMIT: u64 = 500 * 1024;
 
+/// What is done when a step fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum OnError {
+    /// The build ends.
+    #[default]
+    Stop,
+    /// A shell opens in the failed step's filesystem before it ends.
+    Shell,
+    /// The failed step's filesystem is kept as an image that can be started.
+    Keep,
+}
+
 /// Everything that the flags of a build say.
 #[derive(Debug, Default)]
 #[expect(
@@ -19,6 +31,8 @@ pub const SECRET_LIMIT: u64 = 500 * 1024;
     reason = "two independent switches of the wire protocol"
 )]
 pub struct Plan {
+    /// What is done when a step fails.
+    pub on_error: OnError,
     /// Frontend; without one the definition comes from standard input.
     pub frontend: Option<String>,
     /// Options of the frontend.

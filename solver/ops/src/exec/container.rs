@@ -34,9 +34,12 @@ pub struct ContainerRequest {
     pub hostname: String,
     /// Extra lines for its hosts file.
     pub extra_hosts: Vec<HostIp>,
-    /// Platform that its programs are for; `None` is this machine's.
+    /// Platform that its programs are for, which decides where they are looked for; `None` is this machine's.
     pub platform: Option<Platform>,
 }
+
+/// Where programs for Windows are looked for.
+const WINDOWS_PATH: &str = r"PATH=c:\Windows\System32;c:\Windows";
 
 /// A process to run in a container.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +72,9 @@ pub struct Container {
     state: tokio::sync::Mutex<State>,
     views: Vec<View>,
     processes: Mutex<u64>,
+    /// Programs are for Windows.
+    windows: bool,
+    released: CancellationToken,
 }
 
 /// A container's life.
@@ -141,6 +147,10 @@ impl Container {
             state: tokio::sync::Mutex::new(State::Prepared(Box::new(plan))),
             views,
             processes: Mutex::new(0),
+            windows: request
+                .platform
+                .is_some_and(|platform| platform.os == "windows"),
+            released: CancellationToken::new(),
         })
     }
 
@@ -248,6 +258,9 @@ impl Container {
         if process.tty && !env.iter().any(|variable| variable.starts_with("TERM=")) {
             env.push("TERM=xterm".to_owned());
         }
+        if self.windows && !env.iter().any(|variable| variable.starts_with("PATH=")) {
+            env.push(WINDOWS_PATH.to_owned());
+        }
         let cwd = match process.cwd.as_str() {
             "" => "/",
             cwd => cwd,
@@ -277,8 +290,15 @@ impl Container {
         Ok(view.clone())
     }
 
+    /// True where its processes are being ended, or have been.
+    #[must_use]
+    pub fn is_released(&self) -> bool {
+        self.released.is_cancelled()
+    }
+
     /// Ends its processes and lets go of all that it had. The first call counts.
     pub async fn release(&self) -> Result<(), Failure> {
+        self.released.cancel();
         let mut state = self.state.lock().await;
         let State::Started(mut running) = std::mem::replace(&mut *state, State::Released) else {
             return Ok(());

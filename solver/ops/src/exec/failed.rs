@@ -16,6 +16,8 @@ use super::plan::{Discarded, Output, Plan};
 /// The results behind the mounts of a failed step, by the op's mount.
 #[derive(Debug, Clone)]
 pub struct FailedStep {
+    /// The step.
+    pub op: ExecOp,
     /// As they were before the step.
     pub inputs: Vec<Option<KeptResult>>,
     /// As the step left them.
@@ -67,7 +69,11 @@ impl FailedStep {
                 mounts[mount] = Some(KeptResult::new(input.with(layer)));
             }
         }
-        Ok(Self { inputs, mounts })
+        Ok(Self {
+            op: op.clone(),
+            inputs,
+            mounts,
+        })
     }
 
     /// The detail that goes with the failure of a vertex.

@@ -240,20 +240,22 @@ impl Planner<'_> {
         mount: &Mount,
         input: &Snapshot,
     ) -> Result<LayerStack, Failure> {
-        // An empty tree has no directory of its own to show.
-        if mount.readonly && !input.is_empty() {
-            if let Some(number) = mount.output {
-                self.output(number, index, Output::Unchanged(input.clone()));
-            }
+        if mount.readonly
+            && let Some(number) = mount.output
+        {
+            self.output(number, index, Output::Unchanged(input.clone()));
+        }
+        // An empty tree has no directory of its own to show, and a root needs mount points.
+        if mount.readonly && !input.is_empty() && mount.dest != "/" {
             return Ok(LayerStack::read_only(lower(input)));
         }
         let building = self.ops.env.layers.begin()?;
         let stack = LayerStack::writable(lower(input), building.fs(), building.work());
         match mount.output {
-            Some(number) => {
+            Some(number) if !mount.readonly => {
                 self.output(number, index, Output::Changed(input.clone(), building));
             }
-            None => self.plan.discarded.push(Discarded {
+            _ => self.plan.discarded.push(Discarded {
                 mount: index,
                 input: input.clone(),
                 building,
