@@ -125,6 +125,19 @@ fn a_known_key_that_cannot_be_honoured_is_refused_by_name() {
 }
 
 #[test]
+fn a_bridge_is_named_and_has_a_default() {
+    let network = |text| parse(text).unwrap().worker.network;
+    let own = network("[worker.containerd]\nnetworkMode = \"bridge\"");
+    assert_eq!(own.mode, NetworkMode::Bridge);
+    assert_eq!(own.bridge_name, "buildkit0");
+    assert_eq!(own.bridge_subnet, "10.10.0.0/16");
+    let text = "[worker.containerd]\nbridgeName = \"b1\"\nbridgeSubnet = \"10.9.0.0/24\"";
+    let named = network(text);
+    let named = (named.bridge_name.as_str(), named.bridge_subnet.as_str());
+    assert_eq!(named, ("b1", "10.9.0.0/24"));
+}
+
+#[test]
 fn what_only_spells_out_a_default_is_accepted() {
     parse("proxyNetwork = false\n[worker.containerd]\nrootless = false\napparmor-profile = \"\"")
         .unwrap();
@@ -137,6 +150,10 @@ fn values_outside_their_range_are_refused_with_their_key() {
         (
             "[worker.containerd]\nnetworkMode = \"magic\"",
             "worker.containerd.networkMode",
+        ),
+        (
+            "[worker.containerd]\nbridgeName = \"../x\"",
+            "worker.containerd.bridgeName",
         ),
         (
             "[worker.containerd]\nnamespace = \"a/b\"",

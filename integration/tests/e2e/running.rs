@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shipway_integration::{Error, Result, command::succeed, process::wait_until, stand::Stand};
+use shipway_integration::{
+    Error, Result, builder::Options, command::succeed, process::wait_until, stand::Stand,
+};
 
-use crate::support::{build_image, ensure, on_stand, only_shipway};
+use crate::support::{build_image, ensure, kind, on_stand, on_stand_with, only_shipway};
 
 /// A client in the background; dropping it kills it.
 pub(crate) struct Background(Child);
@@ -84,6 +86,23 @@ fn builds_and_steps_are_seen_among_containerds_tasks() {
         wait_until("ended", Duration::from_secs(10), || {
             Ok(sleepers() == 0 && tasks(stand)?.is_empty())
         })
+    });
+}
+
+#[test]
+fn steps_run_under_runcs_shim_where_the_configuration_says_so() {
+    let mut options = Options::new(kind());
+    "[worker.containerd.runtime]\nname = \"io.containerd.runc.v2\"\n"
+        .clone_into(&mut options.more_config);
+    on_stand_with(options, |stand| {
+        let mut client = start_sleeping(stand, "runc", "RUN echo x >/x\n")?;
+        let table = stand
+            .containerd
+            .run_ctr("default", &["containers", "ls"])?
+            .stdout;
+        ensure(table.contains("io.containerd.runc.v2"), || table.clone())?;
+        client.kill();
+        wait_until("over", Duration::from_secs(10), || Ok(sleepers() == 0))
     });
 }
 

@@ -41,6 +41,8 @@ pub struct Settings {
     pub instance: String,
     /// The runtime of builds: [`shipway_step::RUNTIME`], or the absolute path of a shim.
     pub runtime: String,
+    /// Run each step as a task of runc's shim, also where containerd could start ours.
+    pub step_tasks: bool,
     /// The cgroup that builds' cgroups are made in where a build asks for none, such as `/shipway`.
     pub cgroup_parent: String,
 }

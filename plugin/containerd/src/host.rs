@@ -27,7 +27,7 @@ pub struct Containerd {
 pub enum ExecutorKind {
     /// A build is a task of our own shim, a step a process in it.
     BuildTask,
-    /// A step is a task of runc's shim: containerd older than 2.0 cannot start ours.
+    /// A step is a task of runc's shim: containerd older than 2.0 cannot start ours, or the configuration says so.
     StepTask,
 }
 
@@ -59,7 +59,7 @@ impl Containerd {
             let why = format!("{version:?} is no version");
             BackendError::caused(ErrorKind::Unsupported, attempt(), why)
         })?;
-        let kind = if major >= 2 {
+        let kind = if major >= 2 && !connection.settings.step_tasks {
             ExecutorKind::BuildTask
         } else {
             ExecutorKind::StepTask

@@ -10,7 +10,7 @@ use shipway_backend::{BackendError, Host, LayerUpkeep, Networks, Registry};
 use shipway_build::{Builder, FrontendPolicy, ImagePolicy, Parts, Settings, StoredResults};
 use shipway_cache::KeyStore;
 use shipway_config::{Address, Config, Entitlement, Frontends, GatewayFrontend, Listen, Runtime};
-use shipway_containerd::Containerd;
+use shipway_containerd::{Containerd, ExecutorKind};
 use shipway_engine::Engine;
 use shipway_layers::Layers;
 use shipway_model::{Digest, Failure, Platform};
@@ -255,17 +255,25 @@ async fn connect(
     private: &Path,
     instance: &str,
 ) -> Result<Arc<Containerd>, AnyError> {
-    if config.worker.runtime == Runtime::Runc {
-        return Err("the runtime io.containerd.runc.v2 cannot be chosen: it is used where containerd is too old for ours".into());
-    }
     let settings = shipway_containerd::Settings {
         socket: config.worker.address.clone(),
         state: private.to_owned(),
         instance: instance.to_owned(),
         runtime: shipway_step::RUNTIME.to_owned(),
+        step_tasks: config.worker.runtime == Runtime::Runc,
         cgroup_parent: "/shipway".to_owned(),
     };
-    Ok(Arc::new(Containerd::connect(settings).await?))
+    let containerd = Containerd::connect(settings).await?;
+    let kind = containerd.executor_kind();
+    if config.worker.runtime == Runtime::Shipway && kind != ExecutorKind::BuildTask {
+        let version = containerd.version();
+        return Err(format!(
+            "worker.containerd.runtime.name: containerd {version} cannot start {}, leave it at \"auto\"",
+            shipway_step::RUNTIME
+        )
+        .into());
+    }
+    Ok(Arc::new(containerd))
 }
 
 /// Removes what an earlier daemon left behind in each namespace that is served.

@@ -46,6 +46,7 @@ impl Stand {
             state: self.path("daemon").join(instance),
             instance: instance.into(),
             runtime: std::env::var("SHIPWAY_SHIM").unwrap_or_else(|_| RUNTIME.into()),
+            step_tasks: false,
             cgroup_parent: "/shipway-test".into(),
         };
         Containerd::connect(settings).await.unwrap()
