@@ -21,6 +21,8 @@ pub trait Provider: Send + Sync {
     fn diff_id(&self) -> Digest;
     /// Unpacks it into the store, or finds it there.
     async fn unpack(&self, layers: &Layers, need: &Need) -> Result<LayerId, Failure>;
+    /// True where the blob can be fetched: it may be gone from where it came from.
+    async fn available(&self, need: &Need) -> bool;
     /// The blob's bytes.
     async fn fetch(&self, need: &Need) -> Result<ByteStream, Failure>;
     /// Reference of the image that it is part of, to find it again after a restart.

@@ -23,7 +23,8 @@ pub struct Entry {
 /// Names a layer of a result: its blob.
 pub type LayerName = Digest;
 
-/// The configuration of these keys. Links that close a loop are left out, and so is what leads to no result.
+/// The configuration of these keys. Links that close a loop are left out. Keys without a result stay:
+/// BuildKit keeps them too, and a later export through this cache may have one.
 #[must_use]
 pub fn assemble(entries: &[Entry]) -> Config {
     let mut stack = LayerStack::default();
@@ -152,48 +153,39 @@ fn newest(known: &mut Option<Made>, other: Option<&Made>) {
     }
 }
 
-/// Leaves out what leads to no result and puts the rest in order.
+/// Puts records in order.
 fn finish(named: Vec<Named>, place: Place<'_>) -> Vec<Record> {
-    let mut records: Vec<(Digest, Record)> = Vec::with_capacity(named.len());
-    for each in named {
-        let placed = each
-            .result
-            .and_then(|(blobs, created_at)| Some((place(&blobs)?, created_at)));
-        let result = placed.map(|(layers, created_at)| CachedResult { layers, created_at });
-        let record = Record {
-            digest: each.digest,
-            inputs: each
-                .inputs
-                .into_iter()
-                .map(|i| i.into_iter().collect())
-                .collect(),
-            results: result.into_iter().collect(),
-        };
-        records.push((each.name, record));
+    let mut order: Vec<usize> = (0..named.len()).collect();
+    order.sort_by_key(|&at| (named[at].digest, named[at].name));
+    let mut moved = vec![0; named.len()];
+    for (new, &old) in order.iter().enumerate() {
+        moved[old] = new;
     }
-    let mut useful = vec![false; records.len()];
-    for at in (0..records.len()).rev() {
-        useful[at] |= !records[at].1.results.is_empty();
-        if useful[at] {
-            for input in records[at].1.inputs.iter().flatten() {
-                useful[input.record] = true;
+    let mut records = Vec::with_capacity(named.len());
+    for at in order {
+        let each = &named[at];
+        let made = each.result.as_ref();
+        let result = made.and_then(|(blobs, created_at)| {
+            Some(CachedResult {
+                layers: place(blobs)?,
+                created_at: *created_at,
+            })
+        });
+        let inputs = each.inputs.iter().map(|input| {
+            let mut input: Vec<Input> = input.iter().copied().collect();
+            for each in &mut input {
+                each.record = moved[each.record];
             }
-        }
+            input.sort_unstable();
+            input
+        });
+        records.push(Record {
+            digest: each.digest,
+            inputs: inputs.collect(),
+            results: result.into_iter().collect(),
+        });
     }
-    let mut kept: Vec<usize> = (0..records.len()).filter(|&at| useful[at]).collect();
-    kept.sort_by_key(|&at| (records[at].1.digest, records[at].0));
-    let mut place = vec![0; records.len()];
-    for (new, &old) in kept.iter().enumerate() {
-        place[old] = new;
-    }
-    let mut out: Vec<Record> = kept.iter().map(|&at| records[at].1.clone()).collect();
-    for input in out.iter_mut().flat_map(|r| &mut r.inputs) {
-        for i in input.iter_mut() {
-            i.record = place[i.record];
-        }
-        input.sort_unstable();
-    }
-    out
+    records
 }
 
 /// Layers by blob, and those of one blob by what they stand on.

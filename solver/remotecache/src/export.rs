@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
-use shipway_backend::LayerId;
+use shipway_backend::{BlobSlot, LayerId};
 use shipway_cache::ResultId;
 use shipway_cache::export::Exported;
 use shipway_layers::{BlobRecord, CREATED_AT, DESCRIPTION, Layer, Layers, Need, Snapshot};
@@ -53,6 +53,8 @@ struct Blobs {
 /// A result that is exported.
 struct Chosen {
     snapshot: Snapshot,
+    /// Names of its layers, taken before any of them is unpacked and gets another.
+    names: Vec<Option<LayerName>>,
     created_at: Timestamp,
     /// Its blobs are to be made.
     make: bool,
@@ -130,8 +132,9 @@ impl Exporting<'_> {
             let Some(chosen) = opened else {
                 continue;
             };
-            let layers = chosen.snapshot.layers().iter();
-            let names = layers.map(|layer| Some(blobs.of(layer)?.descriptor.digest));
+            let found = |name: &Option<LayerName>| blobs.by_layer.get(name.as_ref()?);
+            let names = chosen.names.iter();
+            let names = names.map(|name| Some(found(name)?.descriptor.digest));
             let names: Option<Vec<Digest>> = names.collect();
             entries[at].result = names.map(|names| (names, chosen.created_at));
         }
@@ -150,6 +153,7 @@ impl Exporting<'_> {
             chosen[at] = records.find_map(|record| {
                 let snapshot = (self.open)(&record.result).filter(|s| !s.is_empty())?;
                 Some(Chosen {
+                    names: snapshot.layers().iter().map(name).collect(),
                     snapshot,
                     created_at: record.created_at,
                     make,
@@ -170,12 +174,12 @@ impl Exporting<'_> {
         let mut wanted: Vec<(LayerName, Snapshot, usize, bool)> = Vec::new();
         let mut places: HashMap<LayerName, usize> = HashMap::new();
         for chosen in results.iter().flatten() {
-            for (depth, layer) in chosen.snapshot.layers().iter().enumerate() {
-                let Some(name) = name(layer) else { continue };
+            for (depth, name) in chosen.names.iter().enumerate() {
+                let Some(name) = name else { continue };
                 let fresh = wanted.len();
                 let at = *places.entry(name.clone()).or_insert(fresh);
                 if at == fresh {
-                    wanted.push((name, chosen.snapshot.clone(), depth, false));
+                    wanted.push((name.clone(), chosen.snapshot.clone(), depth, false));
                 }
                 wanted[at].3 |= chosen.make;
             }
@@ -210,17 +214,38 @@ impl Exporting<'_> {
         let (layer, below) = (&snapshot.layers()[depth], &snapshot.layers()[..depth]);
         let (options, force) = (&self.export.blobs, self.export.force_compression);
         let known = self.layers.known_blob(layer, options, force);
-        if layer.id().is_none() && known.is_some() {
-            // Fetched only if it has to be written.
-            return Ok(known);
+        if let (None, Some(known)) = (layer.id(), &known) {
+            // Fetched only if it has to be written. One that is nowhere any more has no result to export.
+            let there = self.hold(known).await? || self.available(layer).await;
+            return Ok(there.then(|| known.clone()));
         }
         if make {
             let made = self.layers.blob(layer, below, options, force, self.need);
             return made.await.map(Some);
         }
         let Some(known) = known else { return Ok(None) };
-        let stored = self.need.namespace.blobs.info(&known.descriptor.digest);
-        Ok(stored.await?.map(|_| known))
+        Ok(self.hold(&known).await?.then_some(known))
+    }
+
+    /// True where the blob is stored here; the lease holds it from now on.
+    async fn hold(&self, record: &BlobRecord) -> Result<bool, Failure> {
+        let blob = &record.descriptor;
+        let blobs = &self.need.namespace.blobs;
+        if blobs.info(&blob.digest).await?.is_none() {
+            return Ok(false);
+        }
+        let name = format!("shipway-{}", blob.digest.hex());
+        let expected = Some((blob.digest, blob.size));
+        let slot = blobs.write(&self.need.lease, &name, expected, BTreeMap::new());
+        Ok(matches!(slot.await?, BlobSlot::Present))
+    }
+
+    /// True where a layer that was never fetched can be.
+    async fn available(&self, layer: &Layer) -> bool {
+        match layer.provider() {
+            Some(provider) => provider.available(self.need).await,
+            None => false,
+        }
     }
 
     async fn write(
@@ -328,12 +353,6 @@ impl Exporting<'_> {
         };
         let json = json.map_err(|e| Failure::from_error(&e).context("writing a manifest"))?;
         Ok((Descriptor::of(media_type, &json), json.into()))
-    }
-}
-
-impl Blobs {
-    fn of(&self, layer: &Layer) -> Option<&BlobRecord> {
-        self.by_layer.get(&name(layer)?)
     }
 }
 

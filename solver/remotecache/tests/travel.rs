@@ -85,7 +85,7 @@ fn keys_lead_to_results_as_they_did_before() {
 }
 
 #[test]
-fn what_leads_to_no_result_is_left_out_and_the_order_of_entries_does_not_matter() {
+fn the_order_of_entries_does_not_matter_and_an_export_without_layers_is_empty() {
     let one = [
         entry("s", &[], &[]),
         entry("a", &[&[0]], &["x"]),
@@ -96,9 +96,10 @@ fn what_leads_to_no_result_is_left_out_and_the_order_of_entries_does_not_matter(
         entry("s", &[], &[]),
         entry("b", &[&[0]], &["y"]),
         entry("a", &[&[0]], &["x"]),
+        entry("nothing", &[&[2, 1]], &[]),
     ];
     assert_eq!(assemble(&one), assemble(&other));
-    assert_eq!(assemble(&one).records.len(), 3);
+    assert_eq!(assemble(&one).records.len(), 4);
     assert!(assemble(&[entry("s", &[], &[])]).layers.is_empty());
 }
 

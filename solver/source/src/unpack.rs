@@ -57,6 +57,14 @@ impl Provider for ImageLayer {
         Ok(id)
     }
 
+    async fn available(&self, need: &Need) -> bool {
+        let digest = &self.descriptor.digest;
+        let asked = self
+            .registry
+            .has_blob(&self.image, digest, None, &need.access);
+        asked.await.unwrap_or(false)
+    }
+
     async fn fetch(&self, need: &Need) -> Result<ByteStream, Failure> {
         match need.namespace.blobs.open(&self.descriptor.digest, 0).await {
             Ok(stream) => Ok(stream),

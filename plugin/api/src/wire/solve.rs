@@ -21,10 +21,9 @@ pub fn request(wire: control::SolveRequest, namespace: Namespace) -> Result<Requ
     let inputs = inputs(&wire.frontend_inputs)?;
     let (cache_exports, cache_imports) = caches(wire.cache.unwrap_or_default());
     let plan = match (&wire.definition, wire.frontend.as_str()) {
-        (Some(definition), "") if !definition.def.is_empty() => {
-            Plan::Definition(decode(definition)?)
-        }
-        (_, "") => Plan::Gateway,
+        // An empty definition is the empty filesystem; a client that drives its own build sends none.
+        (Some(definition), "") => Plan::Definition(decode(definition)?),
+        (None, "") => Plan::Gateway,
         (_, name) => Plan::Frontend {
             name: name.to_owned(),
             request: FrontendRequest {
