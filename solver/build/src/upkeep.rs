@@ -149,7 +149,10 @@ impl Builder {
         }
         released.extend(self.parts.mirrors.layers());
         self.parts.mirrors.forget();
-        released.extend(self.unrecorded(&needed)?);
+        if needed.is_empty() {
+            // Nothing is kept: then neither is what only an archive's unpacking or an ended build has made.
+            released.extend(self.unrecorded(&needed)?);
+        }
         let free = released.difference(&needed).copied().collect();
         self.free(free).await
     }
@@ -159,7 +162,10 @@ impl Builder {
     pub async fn sweep(&self) -> Result<(), Failure> {
         let usages = self.parts.keys.usages();
         let results = usages.iter().flat_map(|usage| layers_of(&usage.result));
-        let needed = results.chain(self.parts.mirrors.layers()).collect();
+        let elsewhere = self.parts.mirrors.layers();
+        // A result that was recorded before its image was unpacked does not name the layers.
+        let unpacked = shipway_source::image::all_unpacked(&self.parts.layers)?;
+        let needed = results.chain(elsewhere).chain(unpacked).collect();
         let free = self.unrecorded(&needed)?;
         if !free.is_empty() {
             tracing::info!(layers = free.len(), "freeing layers without a result");

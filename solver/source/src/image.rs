@@ -18,7 +18,7 @@ use crate::Env;
 use crate::resolve::{Lookup, LookupEnv, ResolvedImage};
 use crate::unpack::ImageLayer;
 
-pub use crate::unpack::unpacked;
+pub use crate::unpack::{all_unpacked, unpacked};
 
 /// An image as a source.
 pub struct ImageSource {

@@ -215,6 +215,20 @@ pub fn unpacked(layers: &Layers, diff_id: &Digest) -> Result<Option<LayerId>, Fa
     Ok(id.filter(|&id| layers.store().path(id).is_ok()))
 }
 
+/// Every layer that an archive was unpacked to, whether it is still there or not.
+pub fn all_unpacked(layers: &Layers) -> Result<Vec<LayerId>, Failure> {
+    let dir = layers.upkeep().scratch_dir("unpacked")?;
+    let listed = std::fs::read_dir(&dir);
+    let listed = listed.map_err(|e| {
+        Failure::from_error(&e).context(format!("listing unpacked layers in {}", dir.display()))
+    })?;
+    let texts = listed
+        .flatten()
+        .filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let ids = texts.filter_map(|text| text.parse().ok());
+    Ok(ids.map(LayerId).collect())
+}
+
 /// The file that says which layer holds an archive.
 fn unpacked_file(layers: &Layers, diff_id: &Digest) -> Result<PathBuf, Failure> {
     Ok(layers.upkeep().scratch_dir("unpacked")?.join(diff_id.hex()))
