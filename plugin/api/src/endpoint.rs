@@ -38,7 +38,7 @@ pub struct Identity {
     pub network: String,
     /// How steps are run, in words.
     pub executor: String,
-    /// Platforms, this machine's first.
+    /// Platforms that the operator says it builds for; none for those that the machine runs.
     pub platforms: Vec<Platform>,
     /// Where devices are described.
     pub cdi: CdiDirs,

@@ -1,6 +1,7 @@
 //! BuildKit's API on one socket: Control, LLBBridge, health, traces, content (read only). Turns wire messages into the
 //! domain's terms and back; decides nothing about builds.
 
+mod binfmt;
 mod bridge;
 mod containers;
 mod content;
@@ -17,4 +18,4 @@ mod workers;
 pub use endpoint::{Endpoint, Identity};
 pub use stdio::StdioBridge;
 pub use upkeep::{Repair, Repaired};
-pub use workers::{Workers, machine_platforms};
+pub use workers::Workers;

@@ -51,8 +51,7 @@ impl Workers {
         Ok(WorkerRecord {
             id: identity.worker.clone(),
             labels,
-            platforms: identity
-                .platforms
+            platforms: machine_platforms(&identity.platforms)
                 .iter()
                 .map(shipway_llb::encode::encode_platform)
                 .collect(),
@@ -93,7 +92,8 @@ impl Workers {
     pub(crate) async fn json(&self, namespace: &str) -> Result<String, Status> {
         let record = self.record(namespace).await?;
         let version = self.version();
-        let platforms: Vec<_> = self.identity.platforms.iter().map(platform_json).collect();
+        let platforms = machine_platforms(&self.identity.platforms);
+        let platforms: Vec<_> = platforms.iter().map(platform_json).collect();
         let list = json!([{
             "id": record.id,
             "labels": record.labels,
@@ -186,12 +186,21 @@ fn term_matches(record: &WorkerRecord, term: &str) -> Result<bool, Status> {
     })
 }
 
-/// The platforms of a machine: its own with all variants, and what its CPU runs besides.
-#[must_use]
-pub fn machine_platforms(own: &Platform) -> Vec<Platform> {
+/// The platforms that clients are told: what the operator says, else this machine's own, what its CPU runs besides, and
+/// what emulators run now.
+fn machine_platforms(configured: &[Platform]) -> Vec<Platform> {
+    if !configured.is_empty() {
+        return configured.to_vec();
+    }
+    let own = Platform::host();
     let mut platforms = vec![own.clone()];
     if own.architecture == "amd64" {
         platforms.push(Platform::new("linux", "386", ""));
+    }
+    for platform in crate::binfmt::emulated() {
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
     }
     platforms
 }

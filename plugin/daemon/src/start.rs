@@ -363,17 +363,12 @@ fn log_limits() -> LogLimits {
 }
 
 fn identity(config: &Config) -> Result<Identity, AnyError> {
-    let own = Platform::host();
     let platforms: Result<Vec<Platform>, _> = config
         .worker
         .platforms
         .iter()
         .map(|text| text.parse())
         .collect();
-    let mut platforms = platforms?;
-    if platforms.is_empty() {
-        platforms = shipway_api::machine_platforms(&own);
-    }
     let labels: BTreeMap<String, String> = config.worker.labels.clone();
     Ok(Identity {
         worker: state::worker_id(&config.root)?,
@@ -382,7 +377,7 @@ fn identity(config: &Config) -> Result<Identity, AnyError> {
         hostname: state::hostname(),
         network: String::new(),
         executor: String::new(),
-        platforms,
+        platforms: platforms?,
         cdi: cdi(config),
         package: "github.com/shipway/shipway".to_owned(),
         version: format!("v{}", env!("CARGO_PKG_VERSION")),

@@ -34,7 +34,11 @@ impl WebClient {
 fn builder(connect_timeout: Duration, stall_timeout: Duration) -> ClientBuilder {
     crate::http_client::install_provider();
     Client::builder()
-        .user_agent(concat!("shipway/", env!("CARGO_PKG_VERSION")))
+        .user_agent(concat!(
+            "shipway/",
+            env!("CARGO_PKG_VERSION"),
+            " (buildkit/v0.33)"
+        ))
         .connect_timeout(connect_timeout)
         .read_timeout(stall_timeout)
         .redirect(Policy::limited(REDIRECTS))

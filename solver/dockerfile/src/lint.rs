@@ -39,6 +39,32 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 22] = [
+        Self::StageNameCasing,
+        Self::FromAsCasing,
+        Self::NoEmptyContinuation,
+        Self::ConsistentInstructionCasing,
+        Self::DuplicateStageName,
+        Self::ReservedStageName,
+        Self::JsonArgsRecommended,
+        Self::MaintainerDeprecated,
+        Self::UndefinedArgInFrom,
+        Self::WorkdirRelativePath,
+        Self::UndefinedVar,
+        Self::MultipleInstructionsDisallowed,
+        Self::LegacyKeyValueFormat,
+        Self::InvalidBaseImagePlatform,
+        Self::RedundantTargetPlatform,
+        Self::SecretsUsedInArgOrEnv,
+        Self::InvalidDefaultArgInFrom,
+        Self::FromPlatformFlagConstDisallowed,
+        Self::CopyIgnoredFile,
+        Self::InvalidDefinitionDescription,
+        Self::ExposeProtoCasing,
+        Self::ExposeInvalidFormat,
+    ];
+
     /// Name and description.
     #[expect(clippy::too_many_lines, reason = "a table with a row for each rule")]
     const fn texts(self) -> (&'static str, &'static str) {

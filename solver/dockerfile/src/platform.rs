@@ -4,27 +4,16 @@
 
 use shipway_model::Platform;
 
-/// Why a string names no platform.
+/// What one component of a platform may be made of, as error texts show it.
+const COMPONENT: &str = "^[A-Za-z0-9_.-]+$";
+/// What the first one may be made of.
+const SYSTEM: &str = "^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$";
+
+/// Why a string names no platform, in containerd's words: clients and tests look for them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidPlatform {
-    /// It is none as a whole.
-    #[error("{text:?}: {reason}")]
-    Whole {
-        /// The string, cut off.
-        text: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// One part of it is none, in containerd's words.
-    #[error(
-        "{part:?} is an invalid component of {text:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
-    )]
-    Component {
-        /// The part.
-        part: String,
-        /// The string, cut off.
-        text: String,
-    },
+#[error("{reason}: invalid argument")]
+pub struct InvalidPlatform {
+    reason: String,
 }
 
 /// Reads a platform.
@@ -32,27 +21,27 @@ pub enum InvalidPlatform {
 /// # Errors
 /// What it is not.
 pub fn parse(text: &str) -> Result<Platform, InvalidPlatform> {
-    let shown = || -> String { text.chars().take(100).collect() };
-    let invalid = |reason| InvalidPlatform::Whole {
-        text: shown(),
-        reason,
+    let shown: String = text.chars().take(100).collect();
+    let invalid = |reason: &str| InvalidPlatform {
+        reason: format!("{shown:?}: {reason}"),
     };
     if text.contains('*') {
         return Err(invalid("wildcards not yet supported"));
     }
-    let parts: Vec<&str> = text.split('/').collect();
-    let (os, version) = os_and_version(parts[0]).ok_or_else(|| invalid("invalid OS component"))?;
+    let parts: Vec<&str> = text.splitn(4, '/').collect();
+    let mut platform = system(parts[0]).ok_or_else(|| InvalidPlatform {
+        reason: format!(
+            "{:?} is an invalid OS component of {shown:?}: OSAndVersion specifier component must match {SYSTEM:?}",
+            parts[0]
+        ),
+    })?;
     if let Some(part) = parts[1..].iter().find(|part| !is_component(part)) {
-        return Err(InvalidPlatform::Component {
-            part: (*part).to_owned(),
-            text: shown(),
+        return Err(InvalidPlatform {
+            reason: format!(
+                "{part:?} is an invalid component of {shown:?}: platform specifier component must match {COMPONENT:?}"
+            ),
         });
     }
-    let mut platform = Platform {
-        os,
-        os_version: version,
-        ..Platform::default()
-    };
     match parts[1..] {
         [] => return alone(platform, parts[0]).ok_or_else(|| invalid(UNKNOWN)),
         [architecture] => {
@@ -72,7 +61,7 @@ pub fn parse(text: &str) -> Result<Platform, InvalidPlatform> {
     Ok(platform)
 }
 
-const UNKNOWN: &str = "unknown operating system or architecture: invalid argument";
+const UNKNOWN: &str = "unknown operating system or architecture";
 
 /// One word: an operating system or an architecture; the host gives the rest.
 fn alone(mut platform: Platform, word: &str) -> Option<Platform> {
@@ -141,22 +130,49 @@ fn set_cpu(platform: &mut Platform, architecture: &str, variant: &str) {
     platform.variant = normal.variant;
 }
 
-/// `os`, or `os(version)`.
-fn os_and_version(text: &str) -> Option<(String, String)> {
-    let (os, version) = match text.split_once('(') {
+/// `os`, `os(version)`, or `os(version+feature+feature)`.
+fn system(text: &str) -> Option<Platform> {
+    let (os, details) = match text.split_once('(') {
         Some((os, rest)) => (os, rest.strip_suffix(')')?),
         None => (text, ""),
     };
-    if !is_component(os) || version.contains(['(', ')']) {
+    let mut details = details.split('+');
+    let version = details.next().unwrap_or_default();
+    let features: Vec<&str> = details.collect();
+    let allowed = |text: &str, more: &str| {
+        let ok = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
+        text.chars().all(ok)
+    };
+    let good = !os.is_empty()
+        && allowed(os, "_-")
+        && allowed(version, "_.%-")
+        && features
+            .iter()
+            .all(|feature| !feature.is_empty() && allowed(feature, "_.%-"));
+    if !good {
         return None;
     }
-    let os = os.to_lowercase();
-    let os = if os == "macos" {
-        "darwin".to_owned()
-    } else {
-        os
+    let os = match os.to_lowercase().as_str() {
+        "macos" => "darwin".to_owned(),
+        os => os.to_owned(),
     };
-    Some((os, version.to_owned()))
+    Some(Platform {
+        os,
+        os_version: unescaped(version)?,
+        os_features: features.into_iter().map(unescaped).collect::<Option<_>>()?,
+        ..Platform::default()
+    })
+}
+
+/// Takes back `%41`.
+fn unescaped(text: &str) -> Option<String> {
+    let mut pieces = text.split('%');
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
+        bytes.push(u8::from_str_radix(piece.get(..2)?, 16).ok()?);
+        bytes.extend(piece.as_bytes().get(2..)?);
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn is_component(text: &str) -> bool {
@@ -211,6 +227,10 @@ mod tests {
             ("linux/arm", "linux/arm"),
             ("linux/arm/v7", "linux/arm/v7"),
             ("windows(10.0.1)/amd64", "windows(10.0.1)/amd64"),
+            (
+                "windows(10+win32k+a%2Bb)/amd64",
+                "windows(10+win32k+a+b)/amd64",
+            ),
             ("macos/arm64", "darwin/arm64"),
             ("riscv64", "linux/riscv64"),
         ];
@@ -224,8 +244,16 @@ mod tests {
             "a/b/c/d",
             "linux/*",
             "linux(/amd64",
+            "linux(1+)/amd64",
+            "linux(%4)/amd64",
+            "li.nux/amd64",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+        assert_eq!(
+            parse("linux/").unwrap_err().to_string(),
+            "\"\" is an invalid component of \"linux/\": platform specifier component must match \
+             \"^[A-Za-z0-9_.-]+$\": invalid argument"
+        );
     }
 }

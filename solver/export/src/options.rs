@@ -6,6 +6,30 @@ use std::collections::BTreeMap;
 use shipway_layers::BlobOptions;
 use shipway_model::descriptor::Compression;
 
+/// The time that a result is dated to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Epoch {
+    /// The one that the build says, if it says one.
+    #[default]
+    Build,
+    /// None, whatever the build says.
+    None,
+    /// Seconds since 1970.
+    At(i64),
+}
+
+impl Epoch {
+    /// Seconds since 1970, where the build says `build`.
+    #[must_use]
+    pub fn or(self, build: Option<i64>) -> Option<i64> {
+        match self {
+            Self::Build => build,
+            Self::None => None,
+            Self::At(seconds) => Some(seconds),
+        }
+    }
+}
+
 /// Options of an exporter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
@@ -48,7 +72,7 @@ pub struct Options {
     /// An archive (`false`: a content store at the client).
     pub tar: bool,
     /// `SOURCE_DATE_EPOCH` of this exporter.
-    pub epoch: Option<i64>,
+    pub epoch: Epoch,
     /// Directories per platform in local and tar exports; `None` where several platforms come out.
     pub platform_split: Option<bool>,
 }
@@ -87,7 +111,7 @@ impl Default for Options {
             descriptor_annotations: BTreeMap::new(),
             index_annotations: BTreeMap::new(),
             tar: true,
-            epoch: None,
+            epoch: Epoch::Build,
             platform_split: None,
         }
     }
@@ -148,7 +172,8 @@ impl Options {
             "force-compression" => self.force_compression = truth(key, value, true)?,
             "rewrite-timestamp" => self.rewrite_timestamp = truth(key, value, true)?,
             "tar" => self.tar = truth(key, value, true)?,
-            "source-date-epoch" if !value.is_empty() => self.epoch = Some(number(key, value)?),
+            "source-date-epoch" if value.is_empty() => self.epoch = Epoch::None,
+            "source-date-epoch" => self.epoch = Epoch::At(number(key, value)?),
             "platform-split" => self.platform_split = Some(truth(key, value, true)?),
             _ => self.annotation(key, value),
         }

@@ -2,6 +2,7 @@
 //!
 //! - [`decode()`] reads a definition that may be hostile; every refusal has a name.
 //! - [`encode()`] writes one back; an op's bytes are kept, so digests survive the round trip.
+//! - [`definition_json()`] shows one to people and programs.
 //! - [`build`] makes definitions: what a frontend or any other program uses as a library.
 //! - [`caps`] lists what clients may ask for by name.
 //!
@@ -13,12 +14,14 @@ pub mod caps;
 pub mod decode;
 pub mod encode;
 pub mod git;
+mod json;
 mod limits;
 mod rewrite;
 
 pub use build::{Graph, State, VertexOptions};
 pub use decode::{InvalidDefinition, InvalidOp, decode};
 pub use encode::{encode, encode_bytes};
+pub use json::definition_json;
 pub use rewrite::replace_sources;
 
 /// Key of a vertex's description that holds the name shown in progress displays.

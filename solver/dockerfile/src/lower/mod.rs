@@ -135,6 +135,19 @@ pub async fn lint(request: &Request<'_>, resolver: &dyn MetaResolver) -> Outcome
     }
 }
 
+/// Lowers for the first platform alone: what is looked at instead of built. BuildKit shows its own platform's graph whatever
+/// platform is asked for; here the question counts, as it does for checks and outline.
+pub async fn convert(request: &Request<'_>, resolver: &dyn MetaResolver) -> Outcome<Lowered> {
+    let cached = Cached::new(resolver);
+    one(
+        request,
+        &cached,
+        request.options.platforms.first().cloned(),
+        true,
+    )
+    .await
+}
+
 /// Lists the arguments, secrets and sockets that the target takes.
 pub async fn outline(request: &Request<'_>, resolver: &dyn MetaResolver) -> Outcome<Outline> {
     let cached = Cached::new(resolver);

@@ -1,5 +1,5 @@
-//! Answers to what tools ask instead of building: `frontend.outline`, `frontend.targets`, `frontend.lint`, and which of
-//! these there are. Each is JSON for programs and text for people, in the forms that buildx reads and prints.
+//! Answers to what tools ask instead of building: `frontend.outline`, `frontend.targets`, `frontend.lint`,
+//! `frontend.convertllb`, and which of these there are (BuildKit's list names neither the third nor the fourth). Each is JSON for programs and text for people, in the forms that buildx reads and prints.
 
 mod json;
 mod text;
@@ -9,6 +9,7 @@ use crate::lint::{Linter, Warning};
 use crate::lower::{Outcome, Outline};
 use crate::syntax;
 use serde::Serialize;
+use shipway_model::Definition;
 use shipway_model::definition::SourceInfo;
 use std::collections::BTreeMap;
 
@@ -20,6 +21,9 @@ pub const TARGETS: &str = "frontend.targets";
 pub const LINT: &str = "frontend.lint";
 /// Lists the subrequests.
 pub const DESCRIBE: &str = "frontend.subrequests.describe";
+
+/// Shows the LLB that the target becomes.
+pub const CONVERT: &str = "frontend.convertllb";
 
 /// Capabilities that a client may demand in `frontend.caps`, each with or without `+forward`.
 pub const FRONTEND_CAPS: [&str; 5] = [
@@ -57,15 +61,18 @@ pub fn missing_capability(wanted: &str) -> Option<MissingCapability> {
 /// Metadata of a result, as a frontend returns it.
 pub type Answer = BTreeMap<String, Vec<u8>>;
 
-fn answer(body: &impl Serialize, text: String) -> Answer {
+/// JSON as Go writes it.
+fn pretty(body: &impl Serialize) -> String {
     let json = serde_json::to_string_pretty(body).expect("plain data always has a JSON form");
-    // As Go writes it; these characters only occur inside of strings.
-    let json = json
-        .replace('<', "\\u003c")
+    // These characters only occur inside of strings.
+    json.replace('<', "\\u003c")
         .replace('>', "\\u003e")
-        .replace('&', "\\u0026");
+        .replace('&', "\\u0026")
+}
+
+fn answer(body: &impl Serialize, text: String) -> Answer {
     [
-        ("result.json", json),
+        ("result.json", pretty(body)),
         ("result.txt", text),
         ("version", "1.0.0".into()),
     ]
@@ -117,6 +124,20 @@ pub fn lint(outcome: &Outcome<()>, source: &SourceInfo) -> Answer {
         u8::from(failed).to_string().into_bytes(),
     );
     answer
+}
+
+/// The answer to [`CONVERT`].
+#[must_use]
+pub fn convert(definition: &Definition) -> Answer {
+    [
+        (
+            "result.json",
+            pretty(&shipway_llb::definition_json(definition)),
+        ),
+        ("version", "0.1.0".into()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.into_bytes()))
+    .into()
 }
 
 /// The answer to [`DESCRIBE`].

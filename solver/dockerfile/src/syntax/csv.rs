@@ -5,6 +5,9 @@
 /// # Errors
 /// What is wrong with a quote.
 pub(crate) fn fields(line: &str) -> Result<Vec<String>, &'static str> {
+    if line.is_empty() {
+        return Err("EOF");
+    }
     let mut fields = Vec::new();
     let mut rest = line;
     loop {
@@ -61,7 +64,7 @@ mod tests {
         assert_eq!(fields("a,b=c,").unwrap(), ["a", "b=c", ""]);
         assert_eq!(fields(r#""a,b",c"#).unwrap(), ["a,b", "c"]);
         assert_eq!(fields(r#""a""b""#).unwrap(), ["a\"b"]);
-        for bad in [r#"a"b"#, r#""a"#, r#""a"b"#] {
+        for bad in ["", r#"a"b"#, r#""a"#, r#""a"b"#] {
             assert!(fields(bad).is_err(), "{bad}");
         }
     }

@@ -58,8 +58,9 @@ impl Frontend for Dockerfile {
             context: files.context.clone(),
         };
         if let Some(question) = question {
-            let answer = question.answer(&lowering, &resolver).await;
-            return answer.map_err(|e| failure(&e, Some(&Arc::new(files.dockerfile))));
+            let Outcome { warnings, result } = question.answer(&lowering, &resolver).await;
+            files.warn(&*bridge, &warnings);
+            return result.map_err(|e| failure(&e, Some(&Arc::new(files.dockerfile))));
         }
         let Outcome { warnings, result } = lower(&lowering, &resolver).await;
         files.warn(&*bridge, &warnings);

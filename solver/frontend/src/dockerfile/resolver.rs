@@ -17,6 +17,20 @@ pub(super) struct BridgeResolver<'a> {
     pub(super) inputs: &'a BTreeMap<String, Definition>,
 }
 
+impl BridgeResolver<'_> {
+    /// The age of a download whose server doesn't know it: that of the newest file, if it is an archive.
+    async fn archive_epoch(&self, source: &Definition, name: &str) -> Result<Option<i64>, Failure> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let Some(archive) = self.read_file(source, name).await? else {
+            return Ok(None);
+        };
+        let newest = tokio::task::spawn_blocking(move || shipway_tree::newest_file(&archive[..]));
+        newest.await.map_err(|e| Failure::from_error(&e))
+    }
+}
+
 #[async_trait]
 impl MetaResolver for BridgeResolver<'_> {
     async fn image_config(&self, request: ImageRequest) -> Result<ResolvedImage, Failure> {
@@ -82,7 +96,11 @@ impl MetaResolver for BridgeResolver<'_> {
         Ok(
             match self.bridge.resolve_source(op, log_name, true).await? {
                 SourceMeta::Git(git) => git.objects.map(|objects| objects.committed),
-                SourceMeta::Http(http) => http.last_modified,
+                SourceMeta::Http(http) if http.last_modified.is_some() => http.last_modified,
+                SourceMeta::Http(_) => {
+                    let name = op.attrs.get("http.filename").map_or("", String::as_str);
+                    self.archive_epoch(source, name).await?
+                }
             },
         )
     }

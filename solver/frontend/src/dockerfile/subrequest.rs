@@ -1,8 +1,8 @@
-//! What tools ask of a Dockerfile instead of having it built: checks, targets, outline. Decides which question is which;
+//! What tools ask of a Dockerfile instead of having it built: checks, targets, outline, LLB. Decides which question is which;
 //! the answers are `shipway_dockerfile`'s.
 
 use shipway_dockerfile::subrequest::MissingCapability;
-use shipway_dockerfile::{Error, MetaResolver, Request, lower, subrequest};
+use shipway_dockerfile::{MetaResolver, Outcome, Request, lower, subrequest};
 use shipway_model::failure::FailureKind;
 use shipway_model::{Failure, FailureDetail};
 
@@ -11,6 +11,7 @@ use crate::FrontendResult;
 /// A question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subrequest {
+    Convert,
     Describe,
     Lint,
     Outline,
@@ -21,6 +22,7 @@ impl Subrequest {
     /// The question with this `requestid`.
     pub(super) fn named(name: &str) -> Result<Self, Failure> {
         match name {
+            subrequest::CONVERT => Ok(Self::Convert),
             subrequest::DESCRIBE => Ok(Self::Describe),
             subrequest::LINT => Ok(Self::Lint),
             subrequest::OUTLINE => Ok(Self::Outline),
@@ -33,26 +35,42 @@ impl Subrequest {
         }
     }
 
-    /// Its answer for a Dockerfile.
+    /// Its answer for a Dockerfile, and warnings that are no part of it.
     pub(super) async fn answer(
         self,
         request: &Request<'_>,
         resolver: &dyn MetaResolver,
-    ) -> Result<FrontendResult, Error> {
+    ) -> Outcome<FrontendResult> {
+        let source = &request.source;
+        let mut warnings = Vec::new();
         let answer = match self {
-            Self::Describe => subrequest::describe(),
-            Self::Lint => subrequest::lint(&lower::lint(request, resolver).await, &request.source),
-            Self::Outline => {
-                let outline = lower::outline(request, resolver).await.result?;
-                subrequest::outline(&outline, &request.source)
+            Self::Convert => {
+                let outcome = lower::convert(request, resolver).await;
+                warnings = outcome.warnings;
+                let lowered = outcome.result;
+                lowered.map(|lowered| subrequest::convert(&lowered.definition))
             }
-            Self::Targets => subrequest::targets(&request.source)?,
+            Self::Describe => Ok(subrequest::describe()),
+            Self::Lint => Ok(subrequest::lint(
+                &lower::lint(request, resolver).await,
+                source,
+            )),
+            Self::Outline => {
+                let outcome = lower::outline(request, resolver).await;
+                warnings = outcome.warnings;
+                let outline = outcome.result;
+                outline.map(|outline| subrequest::outline(&outline, source))
+            }
+            Self::Targets => subrequest::targets(source),
         };
-        let metadata = answer.into_iter().map(|(key, value)| (key, value.into()));
-        Ok(FrontendResult {
-            metadata: metadata.collect(),
+        let result = answer.map(|answer| FrontendResult {
+            metadata: answer
+                .into_iter()
+                .map(|(key, value)| (key, value.into()))
+                .collect(),
             ..FrontendResult::default()
-        })
+        });
+        Outcome { warnings, result }
     }
 }
 

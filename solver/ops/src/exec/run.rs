@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use shipway_backend::{Exit, Process, StepIo};
 use shipway_engine::{OpContext, VertexProgress};
 use shipway_layers::Snapshot;
-use shipway_model::{Failure, FailureDetail};
+use shipway_model::{Failure, FailureDetail, Platform};
 use shipway_source::env::SandboxUse;
 use shipway_step::StepSpec;
 use tokio::sync::mpsc;
@@ -107,7 +107,9 @@ async fn supervise(
         beside.spawn(agent.serve());
     }
     let started = Instant::now();
-    let process: Box<dyn Process> = slot.sandbox.start(&slot.step_id, spec, io).await?;
+    let process = slot.sandbox.start(&slot.step_id, spec, io).await;
+    let hint = |error: Failure| hinted(error, &step.platform, &step.ops.env.platform);
+    let process: Box<dyn Process> = process.map_err(|error| hint(error.into()))?;
     let show = |from, stream| {
         show(
             ctx.progress_handle(),
@@ -119,7 +121,8 @@ async fn supervise(
     };
     let wait = async {
         tokio::select! {
-            exit = process.wait() => exit.map_err(Failure::from),
+            // A program that can't be executed may be noticed only now.
+            exit = process.wait() => exit.map_err(|error| hint(error.into())),
             () = ctx.cancelled().cancelled() => {
                 process.kill().await?;
                 Ok(Exit { code: KILLED, ..Exit::default() })
@@ -137,6 +140,20 @@ async fn supervise(
         }
     }
     Ok(exit)
+}
+
+/// Says what a machine lacks that can't run a program made for another one.
+fn hinted(mut failure: Failure, wanted: &Platform, own: &Platform) -> Failure {
+    let foreign = wanted.architecture != own.architecture;
+    if foreign && failure.message.contains("exec format error") {
+        failure.message = format!(
+            "{}: programs for {wanted} need an emulator that is registered with binfmt_misc (flag F) on this machine, \
+             which is {own}",
+            failure.message
+        )
+        .into();
+    }
+    failure
 }
 
 async fn show(

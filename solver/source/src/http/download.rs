@@ -95,6 +95,7 @@ impl HttpFile {
         if let Some((record, layer)) = &known
             && self.still_good(env, &request, record).await
         {
+            self.check(record.digest)?;
             return Ok(fetched(record, layer.clone()));
         }
         let mut conditional = request;
@@ -108,9 +109,22 @@ impl HttpFile {
             None => env.web.send(conditional).await?,
         };
         match (response.status, known) {
-            (NOT_MODIFIED, Some((record, layer))) => Ok(fetched(&record, layer)),
+            (NOT_MODIFIED, Some((record, layer))) => {
+                self.check(record.digest)?;
+                Ok(fetched(&record, layer))
+            }
             (200..=299, known) => self.save(env, response, known, &file).await,
             (status, _) => Err(Failure::new(format!("invalid response status {status}"))),
+        }
+    }
+
+    /// Refuses a file that isn't the one asked for, wherever it came from.
+    fn check(&self, digest: Digest) -> Result<(), Failure> {
+        match self.checksum {
+            Some(want) if want != digest => {
+                Err(Failure::new(format!("digest mismatch {digest}: {want}")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -246,9 +260,7 @@ impl HttpFile {
         });
         let (written, ()) = tokio::join!(write, feed);
         let (building, digest) = written.map_err(|e| Failure::from_error(&e))??;
-        if let Some(want) = self.checksum.filter(|want| *want != digest) {
-            return Err(Failure::new(format!("digest mismatch {digest}: {want}")));
-        }
+        self.check(digest)?;
         let unchanged = known.filter(|(record, _)| {
             (record.digest, &record.filename, record.last_modified)
                 == (digest, &filename, last_modified)
@@ -354,8 +366,13 @@ fn time(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
+/// HTTP's times are in GMT; some servers say so in other words, and BuildKit understands them.
 fn parse_time(text: &str) -> Option<u64> {
-    let time = httpdate::parse_http_date(text).ok()?;
+    let text = match text.strip_suffix("UTC") {
+        Some(rest) => format!("{rest}GMT"),
+        None => text.to_owned(),
+    };
+    let time = httpdate::parse_http_date(&text).ok()?;
     Some(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs())
 }
 
@@ -415,6 +432,10 @@ mod tests {
         let text = "Sun, 06 Nov 1994 08:49:37 GMT";
         assert_eq!(parse_time(text), Some(784_111_777));
         assert_eq!(httpdate::fmt_http_date(time(784_111_777)), text);
+        assert_eq!(
+            parse_time("Sunday, 06-Nov-94 08:49:37 UTC"),
+            Some(784_111_777)
+        );
         assert_eq!(parse_time("yesterday"), None);
     }
 
