@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, RETRY_AFTER};
@@ -179,7 +179,12 @@ impl Exchange {
     ) -> Result<Response, BackendError> {
         let mut pause = PAUSE;
         for _ in 1..self.settings.tries {
+            let began = Instant::now();
             let answer = self.send_once(ask, client, authorization).await;
+            // A host that was silent all that time is not waited for again.
+            if answer.is_err() && began.elapsed() >= self.patience() {
+                return answer;
+            }
             let wait = match &answer {
                 Ok(response) if is_passing(response.status()) => {
                     asked_pause(response.headers()).unwrap_or(pause)
@@ -235,9 +240,13 @@ impl Exchange {
         if !ask.body.is_empty() {
             request = request.body(ask.body.clone());
         }
-        let patience = self.settings.connect_timeout + self.settings.stall_timeout;
-        let answer = tokio::time::timeout(patience, request.send()).await;
+        let answer = tokio::time::timeout(self.patience(), request.send()).await;
         answer.map_err(|_| stalled(ask.attempt, host))
+    }
+
+    /// How long a host may take to begin its answer.
+    fn patience(&self) -> Duration {
+        self.settings.connect_timeout + self.settings.stall_timeout
     }
 
     /// The client for requests that are not sent by `send`.
