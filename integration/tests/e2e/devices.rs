@@ -57,12 +57,14 @@ fn a_device_that_everybody_may_have_needs_no_grant_and_one_that_is_missing_may_b
 }
 
 #[test]
-fn a_device_that_was_not_granted_is_named() {
+fn a_device_that_was_not_granted_is_named_and_one_that_was_is_given() {
     on_stand_with_devices("full", |stand| {
         let run = "--device=vendor1.com/device=full true";
         let failed = fail(&mut build(stand, "full", run)?)?;
         let text = "device vendor1.com/device=full is requested by the build but not allowed";
-        ensure(failed.contains(text), || failed.clone())
+        ensure(failed.contains(text), || failed.clone())?;
+        let mut buildctl = build(stand, "full", run)?;
+        succeed(buildctl.args(["--allow", "device=vendor1.com/device=full"])).map(drop)
     });
 }
 

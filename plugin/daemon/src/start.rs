@@ -317,6 +317,8 @@ fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -
             Entitlement::SecurityInsecure => "security.insecure",
             Entitlement::Device => "device",
         });
+    // As BuildKit: a build may ask for devices wherever there may be any.
+    let allowed = allowed.chain(config.cdi.enabled.then_some("device"));
     Settings {
         snapshotter: config.worker.snapshotter.clone(),
         own_snapshotter: config.snapshotter.name.clone(),

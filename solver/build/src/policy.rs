@@ -219,7 +219,35 @@ fn normalized(source: &SourceOp) -> SourceOp {
     {
         source.identifier = format!("docker-image://{image}");
     }
+    if let Some(("git", _)) = source.split() {
+        source.identifier = canonical_git(&source.identifier);
+    }
     source
+}
+
+/// A git source with its subdirectory as it is used, so that `../` does not lead around a rule.
+fn canonical_git(identifier: &str) -> String {
+    let Some((remote, (reference, subdir))) = identifier
+        .split_once('#')
+        .and_then(|(remote, fragment)| Some((remote, fragment.split_once(':')?)))
+    else {
+        return identifier.to_owned();
+    };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in subdir.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    match (reference, parts.join("/")) {
+        ("", subdir) if subdir.is_empty() => remote.to_owned(),
+        (reference, subdir) if subdir.is_empty() => format!("{remote}#{reference}"),
+        (reference, subdir) => format!("{remote}#{reference}:{subdir}"),
+    }
 }
 
 #[cfg(test)]
@@ -293,6 +321,15 @@ mod tests {
         assert_eq!(judged(rules, "local://a"), Err(PolicyError::TooMany));
         let bad = vec![rule(Action::Deny, "(", MatchKind::Regex)];
         assert!(judged(bad, "local://a").is_err());
+    }
+
+    #[test]
+    fn a_subdirectory_is_judged_as_it_is_used() {
+        let (given, used) = ("git://h/r.git#main:../a/./b", "git://h/r.git#main:a/b");
+        let deny = || vec![rule(Action::Deny, used, MatchKind::Exact)];
+        assert!(judged(deny(), given).is_err());
+        assert!(judged(deny(), "git://h/r.git#main:c").is_ok());
+        assert_eq!(canonical_git("git://h/r.git#main:/"), "git://h/r.git#main");
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn rule(wire: &sourcepolicy::Rule) -> Result<Rule, Failure> {
     let selector = wire.selector.as_ref();
     let selector = selector.ok_or_else(|| invalid("invalid nil selector in policy"))?;
     let action = PolicyAction::try_from(wire.action);
-    let action = match action.map_err(|_| unknown("action", wire.action))? {
+    let action = match action.map_err(|_| unknown("type", wire.action))? {
         PolicyAction::Allow => Action::Allow,
         PolicyAction::Deny => Action::Deny,
         PolicyAction::Convert => {
