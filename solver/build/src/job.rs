@@ -21,7 +21,7 @@ use shipway_model::policy::Policy;
 use shipway_model::progress::Sink;
 use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform, Vertex};
 use shipway_ops::cdi::DeviceGrants;
-use shipway_ops::graph::{self, Entitlements};
+use shipway_ops::graph::{self, Entitlements, Judge};
 use shipway_ops::{Eager, FailedStep, OpsEnv, graph as operations};
 use shipway_source::Env;
 use shipway_source::env::{SESSION_PATIENCE, SandboxSlot};
@@ -116,6 +116,8 @@ impl Build {
             dns: parts.settings.dns.clone(),
             networks: parts.networks.clone(),
             eager: Eager::default(),
+            engine: parts.engine.clone(),
+            judge: judge(&request.source_policy),
             entitlements,
             cdi: parts.settings.cdi.clone(),
             devices,
@@ -510,6 +512,17 @@ fn epoch_of(result: &FrontendResult) -> Option<i64> {
     let dated = |key: &String| key.split('/').next() == Some("source.date.epoch");
     let (_, value) = result.metadata.iter().find(|(key, _)| dated(key))?;
     std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// What a build's own policy makes of the graphs of nested builds.
+fn judge(policy: &Policy) -> Judge {
+    let policy = policy.clone();
+    Arc::new(move |definition| {
+        if policy.rules.is_empty() {
+            return Ok(definition);
+        }
+        Ok(Policies::new([&policy])?.apply(definition)?)
+    })
 }
 
 /// Checks exporters, caches and policies before anything runs.

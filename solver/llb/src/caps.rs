@@ -65,6 +65,8 @@ pub const LLB: &[&str] = &[
     "file.copy.alwaysreplaceexistingdestpaths",
     "file.copy.modestring",
     "file.symlink.create",
+    "source.buildop.llbfilename",
+    "passthroughop",
     "constraints",
     "platform",
     "meta.ignorecache",

@@ -19,7 +19,7 @@ mod limits;
 mod rewrite;
 
 pub use build::{Graph, State, VertexOptions};
-pub use decode::{InvalidDefinition, InvalidOp, decode};
+pub use decode::{InvalidDefinition, InvalidOp, decode, decode_bytes};
 pub use encode::{encode, encode_bytes};
 pub use json::definition_json;
 pub use rewrite::replace_sources;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shipway_backend::Networks;
-use shipway_engine::{Edge, Graph, Operation, VertexInfo};
+use shipway_engine::{Edge, Engine, Graph, Operation, VertexInfo};
 use shipway_layers::Snapshot;
 use shipway_model::failure::FailureKind;
 use shipway_model::op::{CdiDevice, NetMode, Op, SecurityMode, SourceOp};
@@ -21,6 +21,7 @@ use crate::cdi::{self, CdiDirs, DeviceGrants};
 use crate::eager::Eager;
 use crate::exec::{DnsConfig, ExecOperation, LogLimits};
 use crate::file::FileOperation;
+use crate::nested::{BuildOperation, PassthroughOperation};
 use crate::stack::{DiffOperation, MergeOperation};
 
 /// What operations need beside [`Env`].
@@ -41,6 +42,10 @@ pub struct OpsEnv {
     pub networks: Option<Arc<dyn Networks>>,
     /// Blobs made ahead.
     pub eager: Eager,
+    /// Runs nested builds.
+    pub engine: Engine<Snapshot>,
+    /// What the build's policies make of a nested build's graph.
+    pub judge: Judge,
     /// What the build was granted.
     pub entitlements: Entitlements,
     /// Where devices are described.
@@ -48,6 +53,9 @@ pub struct OpsEnv {
     /// Devices that the build was granted.
     pub devices: DeviceGrants,
 }
+
+/// Applies policies to a graph.
+pub type Judge = Arc<dyn Fn(Definition) -> Result<Definition, Failure> + Send + Sync>;
 
 /// What a build was granted.
 #[expect(clippy::struct_excessive_bools, reason = "one per entitlement")]
@@ -69,8 +77,8 @@ pub fn graph(
 ) -> Result<(Graph<Snapshot>, Option<Edge>), Failure> {
     let mut graph = Graph::default();
     for vertex in &definition.vertices {
-        let operation = operation(vertex, definition, ops)
-            .map_err(|failure| at(vertex, definition, failure))?;
+        let operation =
+            operation(vertex, ops).map_err(|failure| at(vertex, definition, failure))?;
         let inputs = vertex.inputs.iter().map(|i| Edge {
             vertex: i.vertex,
             output: i.output,
@@ -103,11 +111,7 @@ pub fn at(vertex: &Vertex, definition: &Definition, failure: Failure) -> Failure
         })
 }
 
-fn operation(
-    vertex: &Vertex,
-    definition: &Definition,
-    ops: &Arc<OpsEnv>,
-) -> Result<Arc<dyn Operation<Snapshot>>, Failure> {
+fn operation(vertex: &Vertex, ops: &Arc<OpsEnv>) -> Result<Arc<dyn Operation<Snapshot>>, Failure> {
     let info = VertexInfo {
         digest: vertex.digest,
         name: name(vertex).into(),
@@ -141,11 +145,13 @@ fn operation(
             diff.clone(),
             inputs,
         )),
-        Op::Build(_) => {
-            let _ = definition;
-            return Err(unsupported("nested builds (BuildOp)"));
-        }
-        Op::Passthrough(_) => return Err(unsupported("PassthroughOp")),
+        Op::Build(build) => Arc::new(BuildOperation::new(
+            info,
+            Arc::clone(ops),
+            build.clone(),
+            inputs,
+        )),
+        Op::Passthrough(pass) => Arc::new(PassthroughOperation::new(info, pass.clone(), inputs)),
     })
 }
 

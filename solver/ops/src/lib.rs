@@ -7,6 +7,7 @@ mod eager;
 mod exec;
 mod file;
 pub mod graph;
+mod nested;
 mod stack;
 
 pub use cache_mounts::{CacheMountInfo, CacheMounts};

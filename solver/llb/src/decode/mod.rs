@@ -172,6 +172,15 @@ pub fn decode(wire: &pb::Definition) -> Result<Definition, InvalidDefinition> {
     })
 }
 
+/// Reads a definition from the bytes of its message.
+///
+/// # Errors
+/// The first reason to refuse it.
+pub fn decode_bytes(bytes: &[u8]) -> Result<Definition, InvalidDefinition> {
+    let malformed = |source| InvalidDefinition::Malformed { index: 0, source };
+    decode(&pb::Definition::decode(bytes).map_err(malformed)?)
+}
+
 /// An op that is parsed, with its inputs still by position in the message.
 struct Node {
     digest: Digest,

@@ -54,7 +54,13 @@ pub(super) async fn run(
         id: &slot.step_id,
         resources: step.resources.as_ref(),
     };
-    let spec = specification(ops, &step.op, &plan, around, &files)?;
+    let spec = match specification(ops, &step.op, &plan, around, &files) {
+        Ok(spec) => spec,
+        Err(failure) => {
+            slot.release().await;
+            return Err(failure);
+        }
+    };
     let ended = supervise(step, ctx, &slot, spec, &mut plan).await;
     slot.release().await;
     if let Err(failure) = check(step, ctx, &ended?) {
