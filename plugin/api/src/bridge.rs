@@ -91,8 +91,10 @@ impl BridgeService {
                 }
             }
         };
-        let _call = caller.conversation.call();
-        Ok(Calling { caller, _call })
+        Ok(Calling {
+            _call: caller.conversation.call(),
+            caller,
+        })
     }
 
     async fn solved(
@@ -162,6 +164,19 @@ fn mode(text: &str) -> Result<ResolveMode, Failure> {
         "local" => Ok(ResolveMode::PreferLocal),
         other => Err(Failure::new(format!("invalid resolvemode: {other}"))),
     }
+}
+
+/// The answer about a source that has no metadata to find: it stands for itself.
+fn without_metadata(
+    source: pb::SourceOp,
+) -> Result<Response<wire::ResolveSourceMetaResponse>, Status> {
+    if !source.identifier.starts_with("local://") {
+        return unsupported(&format!("resolving {:?}", source.identifier));
+    }
+    Ok(Response::new(wire::ResolveSourceMetaResponse {
+        source: Some(source),
+        ..Default::default()
+    }))
 }
 
 /// Session and store of an image in a client's OCI layout.
@@ -295,17 +310,7 @@ impl LlbBridge for BridgeService {
         let (scheme, reference) = source.identifier.split_once("://").unwrap_or_default();
         let oci_layout = (scheme == "oci-layout").then(|| layout_store(&source));
         if scheme != "docker-image" && oci_layout.is_none() {
-            // Other sources have no metadata to find: the source stands for itself.
-            let known = kind == "local";
-            return if known {
-                let source = Some(source);
-                Ok(Response::new(wire::ResolveSourceMetaResponse {
-                    source,
-                    ..Default::default()
-                }))
-            } else {
-                unsupported(&format!("resolving {:?}", source.identifier))
-            };
+            return without_metadata(source);
         }
         let asked = ResolveRequest {
             reference: reference.to_owned(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, try_join_all};
 use parking_lot::Mutex;
 use shipway_backend::RegistryAccess;
-use shipway_engine::{During, Edge, EngineError, Graph, Job, JobId, JobSpec};
+use shipway_engine::{Edge, Graph, Job, JobId, JobSpec};
 use shipway_export::{ExportEnv, Exportable, Exporter, PlatformResult};
 use shipway_frontend::dockerfile::Dockerfile;
 use shipway_frontend::result::CONFIG_KEY;
@@ -16,12 +16,12 @@ use shipway_frontend::{
     Bridge, Frontend as _, FrontendRequest, FrontendResult, Ref, Refs, SolveOptions, gateway,
 };
 use shipway_layers::{Need, Report, Snapshot};
-use shipway_model::failure::{FailureKind, Held};
+use shipway_model::failure::FailureKind;
 use shipway_model::policy::Policy;
 use shipway_model::progress::Sink;
-use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform, Vertex};
+use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform};
 use shipway_ops::cdi::DeviceGrants;
-use shipway_ops::graph::{self, Entitlements, Judge};
+use shipway_ops::graph::{Entitlements, Judge};
 use shipway_ops::{Eager, FailedStep, OpsEnv, graph as operations};
 use shipway_source::Env;
 use shipway_source::env::{SESSION_PATIENCE, SandboxSlot};
@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::builder::Parts;
 use crate::cache::Caches;
 use crate::conversation::Conversation;
+use crate::explain::explain;
 use crate::policy::Policies;
 use crate::progress::Progress;
 use crate::request::{Plan, Request};
@@ -88,14 +89,6 @@ impl Build {
         let (entitlements, devices) = entitlements(request, &parts.settings.allowed_entitlements)?;
         let caches = check(request)?;
         let lease = request.namespace.leases.create(LEASE_TTL).await?;
-        let task = format!("shipway-{}-{}", parts.settings.instance, unique(""));
-        let labels = BTreeMap::from([
-            ("shipway.dev/build".to_owned(), request.id.clone()),
-            (
-                "shipway.dev/instance".to_owned(),
-                parts.settings.instance.clone(),
-            ),
-        ]);
         let env = Arc::new(Env {
             layers: parts.layers.clone(),
             namespace: request.namespace.clone(),
@@ -104,7 +97,7 @@ impl Build {
             web: Arc::clone(&parts.web),
             sessions: Arc::clone(&parts.sessions),
             resolver: Arc::clone(&parts.resolver),
-            sandbox: SandboxSlot::new(request.namespace.clone(), task, labels),
+            sandbox: sandbox(&parts.settings.instance, request),
             platform: parts.settings.platform.clone(),
         });
         let ops = Arc::new(OpsEnv {
@@ -514,6 +507,16 @@ fn epoch_of(result: &FrontendResult) -> Option<i64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
+/// The task that a build's steps will run in.
+fn sandbox(instance: &str, request: &Request) -> Arc<SandboxSlot> {
+    let task = format!("shipway-{instance}-{}", unique(""));
+    let labels = BTreeMap::from([
+        ("shipway.dev/build".to_owned(), request.id.clone()),
+        ("shipway.dev/instance".to_owned(), instance.to_owned()),
+    ]);
+    SandboxSlot::new(request.namespace.clone(), task, labels)
+}
+
 /// What a build's own policy makes of the graphs of nested builds.
 fn judge(policy: &Policy) -> Judge {
     let policy = policy.clone();
@@ -521,7 +524,7 @@ fn judge(policy: &Policy) -> Judge {
         if policy.rules.is_empty() {
             return Ok(definition);
         }
-        Ok(Policies::new([&policy])?.apply(definition)?)
+        Policies::new([&policy])?.apply(definition)
     })
 }
 
@@ -555,46 +558,4 @@ fn entitlements(
         }
     }
     Ok((granted, devices))
-}
-
-/// What a client is told of an engine's error: BuildKit's words, and where in the source it happened.
-fn explain(error: EngineError, definition: &Definition) -> Failure {
-    let (digest, failure) = match error {
-        EngineError::Vertex {
-            vertex,
-            during,
-            cause,
-        } => (
-            vertex,
-            match during {
-                During::CacheMap => cause.context("failed to load cache key"),
-                During::ContentKey { .. } => cause.context("failed to compute cache key"),
-                During::Execute => cause,
-            },
-        ),
-        EngineError::Cancelled { .. } => return Failure::cancelled(),
-        error @ (EngineError::InvalidGraph { .. } | EngineError::Ended) => {
-            return Failure::from_error(&error);
-        }
-    };
-    let mut vertices = definition.vertices.iter();
-    match vertices.find(|vertex| vertex.digest == digest) {
-        Some(vertex) => graph::at(vertex, definition, with_op(failure, vertex)),
-        None => failure.with(FailureDetail::Vertex(digest)),
-    }
-}
-
-/// The failure with the op that failed, for debuggers.
-fn with_op(failure: Failure, vertex: &Vertex) -> Failure {
-    let mut details = failure.details.iter();
-    if details.any(|detail| matches!(detail, FailureDetail::Solve { .. })) {
-        return failure;
-    }
-    failure.with(FailureDetail::Solve {
-        input_ids: Vec::new(),
-        mount_ids: Vec::new(),
-        op: Arc::clone(&vertex.bytes),
-        description: vertex.meta.description.clone(),
-        held: Held::nothing(),
-    })
 }

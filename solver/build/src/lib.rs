@@ -6,6 +6,7 @@ mod builder;
 mod cache;
 mod containers;
 mod conversation;
+mod explain;
 mod image_frontend;
 mod job;
 mod keep;

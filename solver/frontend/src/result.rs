@@ -26,16 +26,6 @@ pub enum Refs {
     Map(Vec<(String, Option<Ref>)>),
 }
 
-impl Refs {
-    /// Those that are not empty.
-    pub fn each(&self) -> Box<dyn Iterator<Item = &Ref> + Send + '_> {
-        match self {
-            Self::Single(single) => Box::new(single.iter()),
-            Self::Map(map) => Box::new(map.iter().filter_map(|(_, of)| of.as_ref())),
-        }
-    }
-}
-
 impl Default for Refs {
     fn default() -> Self {
         Self::Single(None)

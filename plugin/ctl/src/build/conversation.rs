@@ -241,7 +241,7 @@ async fn examine(build: &Build<'_>, result: &gateway::Result) {
                 }
             }
             None => {
-                eprintln!("what failed is no process that left a filesystem: no shell is opened")
+                eprintln!("what failed is no process that left a filesystem: no shell is opened");
             }
         }
         return;

@@ -67,7 +67,7 @@ impl Forward {
 
     fn explain(&self, failure: Failure, dockerfile: SourceInfo) -> Failure {
         let mut details = failure.details.iter();
-        if details.any(|detail| is_source(detail)) {
+        if details.any(is_source) {
             return failure;
         }
         match self.directive {

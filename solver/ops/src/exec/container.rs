@@ -42,6 +42,10 @@ pub struct ContainerRequest {
 const WINDOWS_PATH: &str = r"PATH=c:\Windows\System32;c:\Windows";
 
 /// A process to run in a container.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "two independent switches of the wire's message"
+)]
 #[derive(Debug, Clone, Default)]
 pub struct ProcessRequest {
     /// Program and arguments.
