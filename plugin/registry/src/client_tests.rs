@@ -317,3 +317,23 @@ async fn a_manifest_without_a_digest_header_is_read_to_learn_it() {
     let resolved = client().resolve(&image(&server), &access(vec![])).await;
     assert_eq!(resolved.unwrap(), Descriptor::of("application/x", b"{}"));
 }
+
+#[tokio::test]
+async fn a_silent_host_is_not_waited_for_again() {
+    // The kernel takes connections; nobody ever answers them.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap();
+    let client = RegistryClient::new(Settings {
+        tries: 100,
+        connect_timeout: Duration::from_millis(200),
+        stall_timeout: Duration::from_millis(200),
+        ..Default::default()
+    });
+    let image: ImageRef = format!("{host}/a/b:1").parse().unwrap();
+    let access = access(vec![]);
+    let resolving = client.resolve(&image, &access);
+    let resolved = tokio::time::timeout(Duration::from_secs(20), resolving);
+    let error = resolved.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    drop(listener);
+}
