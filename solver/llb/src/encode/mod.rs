@@ -173,6 +173,18 @@ pub fn encode_sources(maps: &SourceMaps) -> pb::Source {
     }
 }
 
+/// A definition without places that name no lines: an empty message in a map is left out of its entry, and BuildKit
+/// refuses the entry then.
+fn without_empty_locations(mut definition: pb::Definition) -> pb::Definition {
+    if let Some(source) = &mut definition.source {
+        source.locations.retain(|_, all| !all.locations.is_empty());
+        for info in &mut source.infos {
+            info.definition = info.definition.take().map(without_empty_locations);
+        }
+    }
+    definition
+}
+
 /// One source file.
 #[must_use]
 pub fn encode_info(info: &SourceInfo) -> pb::SourceInfo {
@@ -181,7 +193,9 @@ pub fn encode_info(info: &SourceInfo) -> pb::SourceInfo {
         filename: info.filename.clone(),
         data: info.data.clone().into(),
         // Only ever holds what `decode_info` or a caller of this crate encoded.
-        definition: definition.and_then(|bytes| pb::Definition::decode(bytes.as_slice()).ok()),
+        definition: definition
+            .and_then(|bytes| pb::Definition::decode(bytes.as_slice()).ok())
+            .map(without_empty_locations),
         language: info.language.clone(),
     }
 }
