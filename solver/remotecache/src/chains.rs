@@ -109,7 +109,7 @@ fn records(entries: &[Entry], place: Place<'_>) -> Vec<Record> {
         at[entry] = Some(place);
         newest(&mut named[place].result, entries[entry].result.as_ref());
     }
-    finish(named, place)
+    finish(&named, place)
 }
 
 /// A record on its way: its name tells it from all others.
@@ -154,7 +154,7 @@ fn newest(known: &mut Option<Made>, other: Option<&Made>) {
 }
 
 /// Puts records in order.
-fn finish(named: Vec<Named>, place: Place<'_>) -> Vec<Record> {
+fn finish(named: &[Named], place: Place<'_>) -> Vec<Record> {
     let mut order: Vec<usize> = (0..named.len()).collect();
     order.sort_by_key(|&at| (named[at].digest, named[at].name));
     let mut moved = vec![0; named.len()];
