@@ -29,6 +29,8 @@ const LEVELS: &[&[&str]] = &[
     ],
     &[
         "shipway-engine",
+        "shipway-history",
+        "shipway-attest",
         "shipway-layers",
         "shipway-dockerfile",
         "shipway-snapshotter",

@@ -1,6 +1,7 @@
 //! End to end: private daemons, real clients, what a person sees. `SHIPWAY_CONTAINERD` (two, one) chooses the
 //! containerd, `SHIPWAY_DAEMON` (shipway, buildkit) who builds: what BuildKit does as well is proved on it.
 
+mod attestations;
 mod bad_dockerfiles;
 mod bad_registries;
 mod cache;
@@ -8,6 +9,7 @@ mod clients;
 mod devices;
 mod exporters;
 mod frontends;
+mod history;
 mod inputs;
 mod kills;
 mod neighbours;

@@ -1,6 +1,5 @@
 //! LLBBridge: what a client that drives its own build asks of it. Calls name their build in a header, and may come before it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,10 +123,11 @@ impl BridgeService {
                         })
                         .collect(),
                 };
-                let solved = build.solve(solve::decode(definition)?, options).await?;
+                let bridge = build.caller.bridge();
+                let solved = bridge.solve(solve::decode(definition)?, options).await?;
                 Ok(FrontendResult {
                     refs: Refs::Single(solved),
-                    metadata: BTreeMap::new(),
+                    ..FrontendResult::default()
                 })
             }
             (None, "") => Ok(FrontendResult::default()),
@@ -137,8 +137,7 @@ impl BridgeService {
                     options: request.frontend_opt,
                     inputs,
                 };
-                let asked = &build.caller.build;
-                let solved = asked.solve_frontend(name, frontend).await?;
+                let solved = build.caller.bridge().frontend(name, frontend).await?;
                 if evaluate {
                     build.evaluate_result(&solved).await?;
                 }
@@ -277,10 +276,8 @@ impl LlbBridge for BridgeService {
             oci_layout,
             policies,
         };
-        let found = build
-            .resolve_image(asked)
-            .await
-            .map_err(|e| to_status(&e))?;
+        let found = build.caller.bridge().resolve_image(asked).await;
+        let found = found.map_err(|e| to_status(&e))?;
         if let Some(other) = found.replaced {
             let text = format!(
                 "ref mutated by policy to non-image: docker-image://{} -> {}",
@@ -320,10 +317,8 @@ impl LlbBridge for BridgeService {
             oci_layout,
             policies,
         };
-        let found = build
-            .resolve_image(asked)
-            .await
-            .map_err(|e| to_status(&e))?;
+        let found = build.caller.bridge().resolve_image(asked).await;
+        let found = found.map_err(|e| to_status(&e))?;
         if let Some(other) = found.replaced {
             let source = Some(pb::SourceOp {
                 identifier: other.identifier,

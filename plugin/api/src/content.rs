@@ -1,14 +1,32 @@
-//! The content store of a namespace, read only: clients read attestations and history blobs through it.
+//! The content store of a namespace, and behind it that of its history, read only: clients read attestations and the blobs
+//! of records through it.
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use shipway_backend::{BackendError, Namespace};
+use shipway_backend::{BackendError, BlobInfo, Namespace};
 use shipway_model::Digest;
 use shipway_proto::content as wire;
 use shipway_proto::content::content_server::Content;
 use tonic::{Request, Response, Status, Streaming};
 
-pub(crate) struct ContentService(pub(crate) Namespace);
+pub(crate) struct ContentService {
+    /// Looked at first.
+    pub(crate) own: Namespace,
+    /// Blobs of records.
+    pub(crate) history: Namespace,
+}
+
+impl ContentService {
+    /// Where a blob is, and what is known of it.
+    async fn find(&self, digest: &Digest) -> Result<(&Namespace, BlobInfo), Status> {
+        for place in [&self.own, &self.history] {
+            if let Some(info) = place.blobs.info(digest).await.map_err(failed)? {
+                return Ok((place, info));
+            }
+        }
+        Err(Status::not_found(format!("content {digest}: not found")))
+    }
+}
 
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -32,8 +50,7 @@ impl Content for ContentService {
         request: Request<wire::InfoRequest>,
     ) -> Result<Response<wire::InfoResponse>, Status> {
         let name = request.into_inner().digest;
-        let found = self.0.blobs.info(&digest(&name)?).await.map_err(failed)?;
-        let info = found.ok_or_else(|| Status::not_found(format!("content {name}: not found")))?;
+        let (_, info) = self.find(&digest(&name)?).await?;
         let info = wire::Info {
             digest: name,
             size: info.size.cast_signed(),
@@ -78,7 +95,8 @@ impl Content for ContentService {
         let offset = u64::try_from(request.offset)
             .map_err(|_| Status::out_of_range("the offset is negative"))?;
         let wanted = digest(&request.digest)?;
-        let data = self.0.blobs.open(&wanted, offset).await.map_err(failed)?;
+        let (place, _) = self.find(&wanted).await?;
+        let data = place.blobs.open(&wanted, offset).await.map_err(failed)?;
         let mut left = match u64::try_from(request.size) {
             Ok(0) | Err(_) => u64::MAX,
             Ok(size) => size,

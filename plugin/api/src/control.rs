@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use shipway_build::upkeep::{PrunePolicy, UsageRecord};
+use shipway_build::upkeep::{Bounds, PrunePolicy, UsageRecord};
+use shipway_history::{Change, HistoryError, Query, TraceParent};
+use shipway_model::Failure;
+use shipway_patterns::filter::Filters;
 use shipway_proto::control as wire;
 use shipway_proto::control::control_server::Control;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::wire::failure::to_status;
-use crate::wire::{progress, solve};
+use crate::wire::{history, progress, solve};
 use crate::{Endpoint, workers};
 
 /// How long a status request waits for its build.
@@ -25,9 +28,19 @@ impl Control for Endpoint {
         &self,
         request: Request<wire::DiskUsageRequest>,
     ) -> Result<Response<wire::DiskUsageResponse>, Status> {
-        let filters = request.into_inner().filter;
+        let request = request.into_inner();
+        let filters = filters(&request.filter)?;
+        let now = jiff::Timestamp::now().as_nanosecond();
+        let old = |record: &UsageRecord| {
+            let age = now - record.touched().as_nanosecond();
+            age >= i128::from(request.age_limit)
+        };
         let records = self.builder.disk_usage().map_err(|e| to_status(&e))?;
-        let record = select(records, &filters)?.into_iter().map(usage).collect();
+        let shown = records.into_iter().filter(|record| {
+            let passes = filters.as_ref().is_none_or(|f| record.passes(f));
+            passes && (request.age_limit == 0 || old(record))
+        });
+        let record = shown.map(usage).collect();
         Ok(Response::new(wire::DiskUsageResponse { record }))
     }
 
@@ -38,17 +51,22 @@ impl Control for Endpoint {
         request: Request<wire::PruneRequest>,
     ) -> Result<Response<Self::PruneStream>, Status> {
         let request = request.into_inner();
-        if request.filter.iter().any(|filter| !filter.is_empty()) {
-            return Err(Status::unimplemented("prune filters are not supported"));
-        }
-        if request.min_free_space > 0 {
-            return Err(Status::unimplemented("min-free-space is not supported"));
-        }
-        let keep = request.max_used_space.max(request.reserved_space);
+        let bytes = |space: i64| u64::try_from(space).unwrap_or(0);
+        let bounds = Bounds {
+            reserved: bytes(request.reserved_space),
+            most: bytes(request.max_used_space),
+            free: bytes(request.min_free_space),
+        };
+        let measured = || {
+            let records = self.builder.disk_usage()?;
+            let total = records.iter().map(|record| record.size).sum();
+            Ok::<_, Failure>(bounds.keep(total, self.builder.free_space()?))
+        };
         let policy = PrunePolicy {
             keep_duration: request.keep_duration,
-            keep_bytes: u64::try_from(keep).ok().filter(|&keep| keep > 0),
+            keep_bytes: measured().map_err(|e| to_status(&e))?,
             kinds: Vec::new(),
+            filters: filters(&request.filter)?,
         };
         let gone = self
             .builder
@@ -63,7 +81,9 @@ impl Control for Endpoint {
         &self,
         request: Request<wire::SolveRequest>,
     ) -> Result<Response<wire::SolveResponse>, Status> {
-        let request = solve::request(request.into_inner(), self.namespace.clone());
+        let trace = request.metadata().get("traceparent");
+        let trace = trace.and_then(|header| TraceParent::parse(header.to_str().ok()?));
+        let request = solve::request(request.into_inner(), self.namespace.clone(), trace);
         let request = request.map_err(|e| to_status(&e))?;
         let response = self
             .builder
@@ -82,8 +102,16 @@ impl Control for Endpoint {
     ) -> Result<Response<Self::StatusStream>, Status> {
         let id = request.into_inner().r#ref;
         let builder = std::sync::Arc::clone(&self.builder);
+        let endpoint = self.clone();
         // Headers go out at once; the build may arrive later.
         let answers = futures::stream::once(async move {
+            match endpoint.replayed(&id).await {
+                Ok(Some(messages)) => {
+                    return futures::stream::iter(messages.into_iter().map(Ok)).boxed();
+                }
+                Ok(None) => {}
+                Err(failure) => return futures::stream::iter([Err(to_status(&failure))]).boxed(),
+            }
             match builder.find(&id, STATUS_PATIENCE).await {
                 Err(failure) => futures::stream::iter([Err(to_status(&failure))]).boxed(),
                 Ok(build) => {
@@ -97,14 +125,7 @@ impl Control for Endpoint {
                 }
             }
         });
-        let mut response = Response::new(answers.flatten().boxed());
-        let now = jiff::Timestamp::now().to_string();
-        if let Ok(now) = now.parse() {
-            response
-                .metadata_mut()
-                .insert("buildkit-current-timestamp", now);
-        }
-        Ok(response)
+        Ok(dated(answers.flatten().boxed()))
     }
 
     type SessionStream = Answers<wire::BytesMessage>;
@@ -145,11 +166,25 @@ impl Control for Endpoint {
         &self,
         request: Request<wire::BuildHistoryRequest>,
     ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
-        if request.get_ref().early_exit {
-            return Ok(Response::new(futures::stream::empty().boxed()));
+        let request = request.into_inner();
+        let query = Query {
+            namespace: self.namespace.name.to_string(),
+            id: request.r#ref,
+            active_only: request.active_only,
+            filters: request.filter,
+            limit: request.limit,
+        };
+        let history = &self.builder.parts().recorder.history;
+        let (found, listener) = history.listen(query).await.map_err(|e| failed(&e))?;
+        let found = futures::stream::iter(found.into_iter().map(|e| Ok(history::event(e))));
+        if request.early_exit {
+            return Ok(dated(found.boxed()));
         }
-        // Nothing is recorded, so nothing ever happens: the stream stays open until its reader leaves.
-        Ok(Response::new(futures::stream::pending().boxed()))
+        let later = futures::stream::unfold(listener, |mut listener| async {
+            let event = listener.next().await?;
+            Some((Ok(history::event(event)), listener))
+        });
+        Ok(dated(found.chain(later).boxed()))
     }
 
     async fn update_build_history(
@@ -157,46 +192,63 @@ impl Control for Endpoint {
         request: Request<wire::UpdateBuildHistoryRequest>,
     ) -> Result<Response<wire::UpdateBuildHistoryResponse>, Status> {
         let request = request.into_inner();
-        if request.delete {
-            return Ok(Response::new(wire::UpdateBuildHistoryResponse {}));
-        }
-        Err(Status::unknown(format!(
-            "build record {} not found",
-            request.r#ref
-        )))
+        let change = if request.delete {
+            Change::Delete
+        } else if request.finalize {
+            Change::Finalize
+        } else {
+            Change::Pin(request.pinned)
+        };
+        let history = &self.builder.parts().recorder.history;
+        let changed = history.change(&self.namespace.name, &request.r#ref, change);
+        changed.await.map_err(|e| failed(&e))?;
+        Ok(Response::new(wire::UpdateBuildHistoryResponse {}))
     }
 }
 
-/// Records that pass a filter: `id`, `type`, `description` and others by equality; an empty filter passes all.
-fn select(records: Vec<UsageRecord>, filters: &[String]) -> Result<Vec<UsageRecord>, Status> {
-    if filters.iter().all(String::is_empty) {
-        return Ok(records);
+/// An answer that tells the daemon's time, to which clients relate the times in it.
+fn dated<T>(answers: Answers<T>) -> Response<Answers<T>> {
+    let mut response = Response::new(answers);
+    if let Ok(now) = jiff::Timestamp::now().to_string().parse() {
+        let headers = response.metadata_mut();
+        headers.insert("buildkit-current-timestamp", now);
     }
-    let field = |record: &UsageRecord, name: &str| match name {
-        "id" => Ok(record.id.clone()),
-        "type" => Ok(record.kind.to_owned()),
-        "description" => Ok(record.description.clone()),
-        "inuse" => Ok(record.in_use.to_string()),
-        "mutable" => Ok(record.mutable.to_string()),
-        other => Err(Status::unknown(format!(
-            "filter field {other:?} is not supported"
-        ))),
-    };
-    let mut kept = Vec::new();
-    for record in records {
-        for filter in filters {
-            let Some((name, wanted)) = filter.split_once("==") else {
-                return Err(Status::unknown(format!(
-                    "filter {filter:?} is not supported"
-                )));
-            };
-            if field(&record, name)? == wanted.trim_matches('"') {
-                kept.push(record.clone());
-                break;
-            }
+    response
+}
+
+fn failed(error: &HistoryError) -> Status {
+    to_status(&Failure::from_error(error))
+}
+
+impl Endpoint {
+    /// The progress of a build that the history remembers.
+    async fn replayed(&self, id: &str) -> Result<Option<Vec<wire::StatusResponse>>, Failure> {
+        let history = &self.builder.parts().recorder.history;
+        let found = history.find(&self.namespace.name, id).await;
+        let Some(record) = found.map_err(|e| Failure::from_error(&e))? else {
+            return Ok(None);
+        };
+        let Some(logs) = record.logs else {
+            return Ok(Some(Vec::new()));
+        };
+        let blobs = history.blobs_of(&self.namespace.name).blobs;
+        let mut data = blobs.open(&logs.digest, 0).await?;
+        let mut bytes = bytes::BytesMut::new();
+        while let Some(chunk) = data.next().await {
+            bytes.extend_from_slice(&chunk?);
         }
+        Ok(Some(history::replay(bytes.freeze())))
     }
-    Ok(kept)
+}
+
+/// Filters of records; `None` where all pass, as an empty one lets all pass.
+fn filters(texts: &[String]) -> Result<Option<Filters>, Status> {
+    if texts.iter().any(String::is_empty) || texts.is_empty() {
+        return Ok(None);
+    }
+    let read = Filters::parse(texts.iter().map(String::as_str));
+    let read = read.map_err(|e| Status::unknown(format!("failed to parse filters: {e}")))?;
+    Ok(Some(read))
 }
 
 fn usage(record: UsageRecord) -> wire::UsageRecord {
@@ -212,6 +264,6 @@ fn usage(record: UsageRecord) -> wire::UsageRecord {
         description: record.description,
         record_type: record.kind.to_owned(),
         shared: false,
-        parents: Vec::new(),
+        parents: record.parents,
     }
 }

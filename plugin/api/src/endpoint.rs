@@ -77,10 +77,14 @@ impl Endpoint {
         let bridge = LlbBridgeServer::new(BridgeService::of_clients(self))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        let traces =
-            TraceServiceServer::new(TraceCollector).max_decoding_message_size(MESSAGE_LIMIT);
-        let content = ContentServer::new(ContentService(self.namespace.clone()))
-            .max_encoding_message_size(MESSAGE_LIMIT);
+        let history = &self.builder.parts().recorder.history;
+        let traces = TraceServiceServer::new(TraceCollector(Arc::clone(history)))
+            .max_decoding_message_size(MESSAGE_LIMIT);
+        let content = ContentService {
+            own: self.namespace.clone(),
+            history: history.blobs_of(&self.namespace.name),
+        };
+        let content = ContentServer::new(content).max_encoding_message_size(MESSAGE_LIMIT);
         Routes::new(control)
             .add_service(bridge)
             .add_service(traces)

@@ -18,4 +18,4 @@ mod workers;
 pub use endpoint::{Endpoint, Identity};
 pub use stdio::StdioBridge;
 pub use upkeep::{Repair, Repaired};
-pub use workers::Workers;
+pub use workers::{DOCKERFILE_SYNTAX, Workers};

@@ -145,7 +145,7 @@ impl Endpoint {
 }
 
 /// Version of the Dockerfile syntax that the built-in frontend reads.
-const DOCKERFILE_SYNTAX: &str = "1.27.0";
+pub const DOCKERFILE_SYNTAX: &str = "1.27.0";
 
 /// True where a record passes a filter (`id==x`, `labels."key"==y`, `id~=regex`-free subset: equality and presence).
 pub(crate) fn matches(record: &WorkerRecord, filters: &[String]) -> Result<bool, Status> {

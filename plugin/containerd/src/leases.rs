@@ -22,6 +22,8 @@ use crate::scope::Scope;
 pub(crate) const OWNER: &str = "shipway.dev/owner";
 /// Label that tells which process of the instance made it.
 pub(crate) const PROCESS: &str = "shipway.dev/process";
+/// Label of a lease that outlives the daemon: the instance. Without [`OWNER`], so that no clean-up takes it for left behind.
+const KEPT: &str = "shipway.dev/kept";
 /// containerd's label for the end of a lease. An end that cannot be read means never.
 const EXPIRE: &str = "containerd.io/gc.expire";
 
@@ -51,11 +53,12 @@ impl Scope {
         format!("labels.\"{OWNER}\"=={}", self.connection.settings.instance)
     }
 
-    async fn end_lease(&self, id: &str) -> Result<(), BackendError> {
+    /// Ends a lease; `sync` has what only it held collected before this returns.
+    async fn end_lease(&self, id: &str, sync: bool) -> Result<(), BackendError> {
         let ended = repeat(|| {
             let message = wire::DeleteRequest {
                 id: id.to_owned(),
-                sync: false,
+                sync,
             };
             let (mut client, request) = (self.leases(), self.request(message));
             async move { client.delete(request).await }
@@ -66,6 +69,22 @@ impl Scope {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Scope {
+    async fn list_leases(&self, filter: String) -> Result<Vec<wire::Lease>, BackendError> {
+        let listed = repeat(|| {
+            let message = wire::ListRequest {
+                filters: vec![filter.clone()],
+            };
+            let (mut client, request) = (self.leases(), self.request(message));
+            async move { client.list(request).await }
+        });
+        let listed = listed.await;
+        Ok(listed
+            .map_err(|status| failed("listing leases", &status))?
+            .leases)
     }
 }
 
@@ -115,19 +134,39 @@ impl Leases for Scope {
         Ok(())
     }
 
-    async fn clean_up(&self) -> Result<(), BackendError> {
-        let listed = repeat(|| {
-            let message = wire::ListRequest {
-                filters: vec![self.own_filter()],
+    async fn keep(&self, name: &str) -> Result<Lease, BackendError> {
+        self.ensure().await?;
+        let instance = &self.connection.settings.instance;
+        let created = repeat(|| {
+            let message = wire::CreateRequest {
+                id: name.to_owned(),
+                labels: [(KEPT.to_owned(), instance.clone())].into(),
             };
             let (mut client, request) = (self.leases(), self.request(message));
-            async move { client.list(request).await }
+            async move { client.create(request).await }
         });
-        let listed = listed.await;
-        let listed = listed.map_err(|status| failed("listing leases", &status))?;
-        for lease in listed.leases {
+        match created.await {
+            Err(status) if status.code() != Code::AlreadyExists => {
+                Err(failed(format!("creating lease {name}"), &status))
+            }
+            _ => Ok(Lease::borrowed(name)),
+        }
+    }
+
+    async fn forget(&self, name: &str) -> Result<(), BackendError> {
+        self.end_lease(name, true).await
+    }
+
+    async fn kept(&self) -> Result<Vec<String>, BackendError> {
+        let instance = &self.connection.settings.instance;
+        let kept = self.list_leases(format!("labels.\"{KEPT}\"=={instance}"));
+        Ok(kept.await?.into_iter().map(|lease| lease.id).collect())
+    }
+
+    async fn clean_up(&self) -> Result<(), BackendError> {
+        for lease in self.list_leases(self.own_filter()).await? {
             if self.is_left_behind(&lease.labels) {
-                self.end_lease(&lease.id).await?;
+                self.end_lease(&lease.id, false).await?;
             }
         }
         Ok(())
@@ -164,7 +203,7 @@ impl LeaseKeeper for Keeper {
         if self.ended.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        self.scope.end_lease(&self.id).await
+        self.scope.end_lease(&self.id, false).await
     }
 }
 
@@ -175,7 +214,7 @@ impl Drop for Keeper {
         }
         let (scope, id) = (self.scope.clone(), std::mem::take(&mut self.id));
         self.scope.in_background(async move {
-            if let Err(error) = scope.end_lease(&id).await {
+            if let Err(error) = scope.end_lease(&id, false).await {
                 tracing::warn!(?error, "a lease stays until it expires");
             }
         });

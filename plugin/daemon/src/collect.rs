@@ -8,6 +8,7 @@ use std::time::Duration;
 use shipway_build::Builder;
 use shipway_build::upkeep::PrunePolicy;
 use shipway_config::{DiskSpace, GcPolicy, GcSettings};
+use shipway_history::History;
 use shipway_model::Failure;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +44,27 @@ pub(crate) async fn run(
     }
 }
 
+/// Time between two looks at the history.
+const HISTORY_PERIOD: Duration = Duration::from_secs(120);
+
+/// Forgets builds that are beyond the history's bounds, until it is told to stop.
+pub(crate) async fn forget(
+    history: Arc<History>,
+    namespaces: Vec<String>,
+    stopping: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(HISTORY_PERIOD);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stopping.cancelled() => return,
+        }
+        if let Err(error) = history.collect(&namespaces).await {
+            tracing::warn!(%error, "collecting the build history");
+        }
+    }
+}
+
 async fn collect(settings: &GcSettings, root: &PathBuf, builder: &Builder) -> Result<(), Failure> {
     let disk = || {
         let stat = rustix::fs::statvfs(root)
@@ -67,6 +89,7 @@ async fn collect(settings: &GcSettings, root: &PathBuf, builder: &Builder) -> Re
             keep_duration: i64::try_from(keep_duration).unwrap_or(i64::MAX),
             keep_bytes: Some(keep),
             kinds,
+            filters: None,
         };
         let gone = builder.prune(&policy).await?;
         let bytes: u64 = gone.iter().map(|record| record.size).sum();

@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use shipway_api::{Endpoint, Identity, Repair, StdioBridge, Workers};
 use shipway_backend::{BackendError, Host, LayerUpkeep, Networks, Registry};
-use shipway_build::{Builder, FrontendPolicy, ImagePolicy, Parts, Settings, StoredResults};
+use shipway_build::{
+    Builder, FrontendPolicy, ImagePolicy, Parts, Producers, Recorder, Settings, StoredResults,
+};
 use shipway_cache::KeyStore;
 use shipway_config::{Address, Config, Entitlement, Frontends, GatewayFrontend, Listen, Runtime};
 use shipway_containerd::{Containerd, ExecutorKind};
 use shipway_engine::Engine;
+use shipway_history::{History, Retention};
 use shipway_layers::Layers;
 use shipway_model::{Digest, Failure, Platform};
 use shipway_network::Cni;
@@ -154,11 +157,7 @@ impl Daemon {
             .map_err(|e| format!("dropping the cache of another layer store: {e}"))?;
         let keys = KeyStore::open(&config.root.join(state::CACHE))?;
         let results = StoredResults::new(layers.clone(), Arc::clone(&registry));
-        let limits = shipway_engine::Config {
-            max_parallelism: config.worker.max_parallelism.unwrap_or(UNLIMITED),
-            ..shipway_engine::Config::default()
-        };
-        let engine = Engine::new(keys.clone(), Arc::new(results), limits);
+        let engine = Engine::new(keys.clone(), Arc::new(results), limits(config));
         let resolver = ImageResolver::new(Arc::clone(&registry), upkeep.scratch_dir("manifests")?);
         let hub = SessionHub::new();
         let identity = Arc::new(Identity {
@@ -166,9 +165,7 @@ impl Daemon {
             executor: containerd.executor_kind().to_string(),
             ..identity(config)?
         });
-        let step_files = private.join("steps");
-        std::fs::create_dir(&step_files)
-            .map_err(|e| format!("making {}: {e}", step_files.display()))?;
+        let step_files = step_files(&private)?;
         let workers = Workers {
             host: Arc::clone(&containerd) as Arc<dyn Host>,
             identity: Arc::clone(&identity),
@@ -187,7 +184,9 @@ impl Daemon {
             networks: network
                 .clone()
                 .map(|cni| Arc::new(cni) as Arc<dyn Networks>),
-            settings: settings(config, step_files, instance),
+            recorder: Arc::new(recorder(config, &containerd)?),
+            producers: Producers::default(),
+            settings: settings(config, step_files, instance)?,
         });
         builder.sweep().await?;
         Ok(Self {
@@ -229,6 +228,15 @@ impl Daemon {
                 Ok(())
             });
         }
+        let namespaces = namespaces(config);
+        let (history, ending) = (
+            Arc::clone(&self.builder.parts().recorder.history),
+            stopping.clone(),
+        );
+        services.spawn(async move {
+            collect::forget(history, namespaces, ending).await;
+            Ok(())
+        });
         for socket in &config.namespaces {
             let address = Address::Unix(socket.path.clone());
             let incoming = listen::open(&address, &config.listen, inherited).await?;
@@ -248,6 +256,34 @@ impl Daemon {
             repair: Arc::clone(&self.repairer) as Arc<dyn Repair>,
         }
     }
+}
+
+/// How much the engine does at a time.
+fn limits(config: &Config) -> shipway_engine::Config {
+    shipway_engine::Config {
+        max_parallelism: config.worker.max_parallelism.unwrap_or(UNLIMITED),
+        ..shipway_engine::Config::default()
+    }
+}
+
+/// The directory for secrets and sockets of steps.
+fn step_files(private: &Path) -> Result<std::path::PathBuf, String> {
+    let dir = private.join("steps");
+    let made = std::fs::create_dir(&dir);
+    made.map_err(|e| format!("making {}: {e}", dir.display()))?;
+    Ok(dir)
+}
+
+fn recorder(config: &Config, containerd: &Arc<Containerd>) -> Result<Recorder, AnyError> {
+    let retention = Retention {
+        max_age: config.history.max_age,
+        max_entries: config.history.max_entries,
+    };
+    let host = Arc::clone(containerd) as Arc<dyn Host>;
+    Ok(Recorder {
+        history: History::open(&config.root.join("history.db"), host, retention)?,
+        format: Arc::new(shipway_api::wire::history::Format),
+    })
 }
 
 async fn connect(
@@ -276,15 +312,20 @@ async fn connect(
     Ok(Arc::new(containerd))
 }
 
+/// Every namespace that is served.
+fn namespaces(config: &Config) -> Vec<String> {
+    let own = std::iter::once(config.worker.namespace.clone());
+    let others = config.namespaces.iter();
+    let mut all: Vec<String> = own.chain(others.map(|s| s.namespace.clone())).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
 /// Removes what an earlier daemon left behind in each namespace that is served.
 async fn clean_up(config: &Config, containerd: &Containerd) -> Result<(), BackendError> {
-    let own = std::iter::once(config.worker.namespace.as_str());
-    let others = config
-        .namespaces
-        .iter()
-        .map(|socket| socket.namespace.as_str());
-    for name in own.chain(others) {
-        let namespace = containerd.namespace(name);
+    for name in namespaces(config) {
+        let namespace = containerd.namespace(&name);
         namespace.executor.clean_up().await?;
         namespace.leases.clean_up().await?;
     }
@@ -308,7 +349,11 @@ fn web() -> Result<WebClient, BackendError> {
     WebClient::new(limits.connect_timeout, limits.stall_timeout)
 }
 
-fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -> Settings {
+fn settings(
+    config: &Config,
+    step_files: std::path::PathBuf,
+    instance: String,
+) -> Result<Settings, AnyError> {
     let allowed = config
         .entitlements
         .iter()
@@ -319,7 +364,7 @@ fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -
         });
     // As BuildKit: a build may ask for devices wherever there may be any.
     let allowed = allowed.chain(config.cdi.enabled.then_some("device"));
-    Settings {
+    Ok(Settings {
         snapshotter: config.worker.snapshotter.clone(),
         own_snapshotter: config.snapshotter.name.clone(),
         platform: Platform::host(),
@@ -334,7 +379,10 @@ fn settings(config: &Config, step_files: std::path::PathBuf, instance: String) -
             options: config.dns.options.clone(),
         },
         instance,
-    }
+        disk: config.snapshotter.root.clone(),
+        dockerfile_version: shipway_api::DOCKERFILE_SYNTAX.to_owned(),
+        provenance_environment: state::provenance_environment(&config.provenance_env_dir)?,
+    })
 }
 
 /// The frontends that the configuration allows.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use shipway_containerd::{remove_cgroups, unmount_below};
 use shipway_model::Digest;
 
@@ -27,6 +28,34 @@ pub(crate) fn private_dir(root: &Path, instance: &str) -> io::Result<PathBuf> {
     remove_private_dir(&dir)?;
     fs::DirBuilder::new().mode(0o700).create(&dir)?;
     Ok(dir)
+}
+
+/// Fields that the operator adds to provenance: those of every JSON object in the directory's `.json` files, in the order of
+/// their names. No directory is no fields.
+pub(crate) fn provenance_environment(dir: &Path) -> Result<Map<String, Value>, String> {
+    let failed = |path: &Path, why: String| format!("reading {}: {why}", path.display());
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Map::new()),
+        Err(e) => return Err(failed(dir, e.to_string())),
+    };
+    let paths: Result<Vec<PathBuf>, io::Error> = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect();
+    let mut paths = paths.map_err(|e| failed(dir, e.to_string()))?;
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    });
+    paths.sort();
+    let mut fields = Map::new();
+    for path in paths {
+        let bytes = fs::read(&path).map_err(|e| failed(&path, e.to_string()))?;
+        let read: Map<String, Value> =
+            serde_json::from_slice(&bytes).map_err(|e| failed(&path, e.to_string()))?;
+        fields.extend(read);
+    }
+    Ok(fields)
 }
 
 /// Removes it, where there is one.
@@ -122,5 +151,22 @@ mod tests {
     fn an_instance_is_named_by_its_root() {
         assert_eq!(instance(Path::new("/a")), instance(Path::new("/a")));
         assert_ne!(instance(Path::new("/a")), instance(Path::new("/b")));
+    }
+
+    #[test]
+    fn provenance_takes_the_fields_of_every_file() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            provenance_environment(&dir.path().join("none"))
+                .unwrap()
+                .is_empty()
+        );
+        fs::write(dir.path().join("a.json"), r#"{"x": 1, "y": 1}"#).unwrap();
+        fs::write(dir.path().join("b.json"), r#"{"y": 2}"#).unwrap();
+        fs::write(dir.path().join("c.txt"), "other").unwrap();
+        let fields = provenance_environment(dir.path()).unwrap();
+        assert_eq!(Value::Object(fields), serde_json::json!({"x": 1, "y": 2}));
+        fs::write(dir.path().join("d.json"), "[]").unwrap();
+        assert!(provenance_environment(dir.path()).is_err());
     }
 }

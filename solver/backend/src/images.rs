@@ -36,6 +36,13 @@ pub trait Leases: Send + Sync {
     async fn create(&self, ttl: Duration) -> Result<Lease, BackendError>;
     /// Puts existing objects under a lease.
     async fn hold(&self, lease: &Lease, resources: &[Resource]) -> Result<(), BackendError>;
+    /// The lease of this exact name, made where there is none. It never expires, outlives the daemon, and ends by
+    /// [`Leases::forget`] only.
+    async fn keep(&self, name: &str) -> Result<Lease, BackendError>;
+    /// Ends a lease of [`Leases::keep`]; what nothing else holds is gone when this returns. Fine where there is none.
+    async fn forget(&self, name: &str) -> Result<(), BackendError>;
+    /// Names of the leases that `keep` has made in this namespace, also in earlier lives of the daemon.
+    async fn kept(&self) -> Result<Vec<String>, BackendError>;
     /// Deletes the leases that an earlier daemon of ours left behind.
     async fn clean_up(&self) -> Result<(), BackendError>;
 }

@@ -149,6 +149,7 @@ impl BackendError {
 }
 
 impl From<BackendError> for shipway_model::Failure {
+    #[track_caller]
     fn from(error: BackendError) -> Self {
         use shipway_model::failure::FailureKind;
         let mut failure = Self::from_error(&error);

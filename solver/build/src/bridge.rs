@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use shipway_attest::capture::ImageSource;
 use shipway_frontend::{
     Bridge, DirEntry, FrontendRequest, FrontendResult, GitMeta, GitObjects, HttpMeta, Ref,
     ResolveMode, ResolveRequest, ResolvedConfig, SolveOptions, SourceMeta,
@@ -22,6 +23,7 @@ use shipway_tree::Stack;
 
 use crate::job::Build;
 use crate::look;
+use crate::scope::Scope;
 use crate::vertex::PseudoVertex;
 
 #[async_trait]
@@ -31,9 +33,7 @@ impl Bridge for Build {
         definition: Definition,
         options: SolveOptions,
     ) -> Result<Option<Ref>, Failure> {
-        self.import_caches(&options.cache_imports)?;
-        let definition = self.policies(&options.policies)?.apply(definition)?;
-        let solved = self.add_ref(definition)?;
+        let solved = self.add(definition, &options, self.root())?;
         if options.evaluate
             && let Some(solved) = &solved
         {
@@ -47,7 +47,7 @@ impl Bridge for Build {
         name: &str,
         request: FrontendRequest,
     ) -> Result<FrontendResult, Failure> {
-        self.solve_frontend(name, request).await
+        self.solve_frontend(name, request, self.root()).await
     }
 
     async fn evaluate(&self, result: &Ref) -> Result<(), Failure> {
@@ -83,17 +83,7 @@ impl Bridge for Build {
     }
 
     async fn resolve_image(&self, request: ResolveRequest) -> Result<ResolvedConfig, Failure> {
-        let name = if request.log_name.is_empty() {
-            format!("resolve image config for {}", request.reference)
-        } else {
-            request.log_name.clone()
-        };
-        let digest = Digest::of(format!("{name} {:?}", request.platform));
-        let sink = Arc::clone(self.progress()) as Arc<dyn Sink>;
-        let vertex = PseudoVertex::start(digest, &name, sink);
-        let resolved = self.resolve(&request).await;
-        vertex.end(&resolved);
-        resolved
+        self.look_up(request, self.root()).await
     }
 
     async fn resolve_source(
@@ -129,6 +119,48 @@ impl Bridge for Build {
 }
 
 impl Build {
+    /// Adds a graph, as the build's policies have it.
+    pub(crate) fn add(
+        &self,
+        definition: Definition,
+        options: &SolveOptions,
+        scope: &Arc<Scope>,
+    ) -> Result<Option<Ref>, Failure> {
+        self.import_caches(&options.cache_imports)?;
+        let definition = self.policies(&options.policies)?.apply(definition)?;
+        self.add_ref(definition, scope)
+    }
+
+    /// Looks an image up, and notes for whom: provenance tells it.
+    pub(crate) async fn look_up(
+        &self,
+        request: ResolveRequest,
+        scope: &Scope,
+    ) -> Result<ResolvedConfig, Failure> {
+        let name = if request.log_name.is_empty() {
+            format!("resolve image config for {}", request.reference)
+        } else {
+            request.log_name.clone()
+        };
+        let digest = Digest::of(format!("{name} {:?}", request.platform));
+        let sink = Arc::clone(self.progress()) as Arc<dyn Sink>;
+        let vertex = PseudoVertex::start(digest, &name, sink);
+        let resolved = self.resolve(&request).await;
+        vertex.end(&resolved);
+        let resolved = resolved?;
+        // A policy may have put something else than an image in its place.
+        let is_image = !resolved.config.is_empty();
+        if let (true, Ok(reference)) = (is_image, resolved.reference.parse()) {
+            scope.looked_up(ImageSource {
+                reference,
+                platform: request.platform,
+                digest: Some(resolved.digest),
+                local: request.oci_layout.is_some(),
+            });
+        }
+        Ok(resolved)
+    }
+
     async fn resolve(&self, request: &ResolveRequest) -> Result<ResolvedConfig, Failure> {
         let judged = self.judged_image(request)?;
         let reference: Result<ImageRef, _> = match &judged {

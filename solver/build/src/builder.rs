@@ -23,7 +23,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::image_frontend::BridgeServer;
 use crate::job::Build;
+use crate::recording::{Recorder, Recording};
 use crate::request::Request;
+use crate::scope::Producers;
 
 /// Ended builds that are remembered for late readers of their progress.
 const REMEMBERED: usize = 32;
@@ -52,6 +54,10 @@ pub struct Parts {
     pub bridge: Arc<dyn BridgeServer>,
     /// Networks of steps; the host's if there are none.
     pub networks: Option<Arc<dyn Networks>>,
+    /// Where results of running builds come from.
+    pub producers: Producers,
+    /// Remembers builds.
+    pub recorder: Arc<Recorder>,
     /// The daemon's settings.
     pub settings: Settings,
 }
@@ -79,6 +85,12 @@ pub struct Settings {
     pub cdi: CdiDirs,
     /// Distinguishes this daemon's tasks from another's.
     pub instance: String,
+    /// Directory on the disk that the cache is on.
+    pub disk: PathBuf,
+    /// Version of the Dockerfile syntax that the built-in frontend reads.
+    pub dockerfile_version: String,
+    /// Fields that the operator adds to provenance.
+    pub provenance_environment: serde_json::Map<String, serde_json::Value>,
 }
 
 /// All builds of the daemon.
@@ -130,10 +142,18 @@ impl Builder {
         let on_drop = build.cancelled().clone().drop_guard();
         let (reply, outcome) = oneshot::channel();
         let builder = Arc::clone(self);
+        let mut recording = Recording::begin(&self.parts.recorder, &request);
         self.tasks.spawn(async move {
             let response = build.run(request).await;
+            let failure = response.as_ref().err().cloned();
+            if let Some(recording) = &mut recording {
+                recording.ending();
+            }
             // A client that is gone takes no reply.
             drop(reply.send(response));
+            if let Some(recording) = recording {
+                recording.end(&build, failure.as_ref()).await;
+            }
             build.clean_up().await;
             builder.ended(build.id());
         });
@@ -166,6 +186,7 @@ impl Builder {
         self.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.parts.recorder.history.close().await;
         self.parts.engine.shutdown().await;
     }
 

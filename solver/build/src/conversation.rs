@@ -14,12 +14,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::scope::Scope;
+
 /// What a conversation ends with.
 pub(crate) type Answer = Result<FrontendResult, Failure>;
 
 /// One conversation.
 pub struct Conversation {
     inputs: BTreeMap<String, Definition>,
+    scope: Arc<Scope>,
     answer: watch::Sender<Option<Answer>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     /// Container requests that are being worked on.
@@ -32,10 +35,16 @@ pub struct Conversation {
 pub struct Call(Arc<Conversation>);
 
 impl Conversation {
-    /// A conversation with somebody who was handed these graphs.
-    pub(crate) fn new(inputs: BTreeMap<String, Definition>) -> Arc<Self> {
+    /// Who asks in it.
+    pub(crate) fn scope(&self) -> &Arc<Scope> {
+        &self.scope
+    }
+
+    /// A conversation with somebody who was handed these graphs; what is asked in it is noted in a scope.
+    pub(crate) fn new(inputs: BTreeMap<String, Definition>, scope: Arc<Scope>) -> Arc<Self> {
         Arc::new(Self {
             inputs,
+            scope,
             answer: watch::Sender::new(None),
             containers: Mutex::default(),
             preparing: TaskTracker::new(),
@@ -176,7 +185,7 @@ mod tests {
 
     #[test]
     fn only_the_first_answer_counts() {
-        let talk = Conversation::new(BTreeMap::new());
+        let talk = Conversation::new(BTreeMap::new(), Scope::root());
         talk.give_back(Err(Failure::new("a"))).unwrap();
         let second = talk.give_back(Ok(FrontendResult::default())).unwrap_err();
         assert_eq!(&*second.message, "gateway result is already set");
@@ -186,7 +195,7 @@ mod tests {
 
     #[tokio::test]
     async fn silence_is_only_what_is_not_being_answered() {
-        let talk = Conversation::new(BTreeMap::new());
+        let talk = Conversation::new(BTreeMap::new(), Scope::root());
         let (first, later) = (Duration::from_millis(1), Duration::from_millis(20));
         talk.silence(first, later).await;
         let call = talk.call();

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use shipway_backend::session::Duplex;
 use shipway_backend::{Exit, Namespace, Process, StepIo};
 use shipway_frontend::gateway::{self, FrontendProcess, METADATA_FILE, Surroundings};
-use shipway_frontend::{Bridge as _, FrontendRequest, FrontendResult, ResolveRequest};
+use shipway_frontend::{Bridge, FrontendRequest, FrontendResult, ResolveRequest};
 use shipway_layers::Snapshot;
 use shipway_model::op::{ContentCache, Mount, MountKind};
 use shipway_model::progress::{Event, Log, Sink};
@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::conversation::{Answer, Conversation};
 use crate::job::{Build, unique};
 use crate::pipe;
+use crate::scope::Scope;
+use crate::scoped::Scoped;
 use crate::vertex::PseudoVertex;
 
 /// How long a frontend may take to its first call.
@@ -41,6 +43,15 @@ pub struct Caller {
     pub build: Arc<Build>,
     /// The conversation.
     pub conversation: Arc<Conversation>,
+}
+
+impl Caller {
+    /// The build as this caller sees it: what it asks is noted as asked by it.
+    #[must_use]
+    pub fn bridge(&self) -> Arc<dyn Bridge> {
+        let scope = Arc::clone(self.conversation.scope());
+        Arc::new(Scoped::new(Arc::clone(&self.build), scope))
+    }
 }
 
 /// Speaks the bridge's protocol.
@@ -66,10 +77,11 @@ impl Build {
     pub(crate) async fn image_frontend(
         self: &Arc<Self>,
         request: FrontendRequest,
+        scope: &Arc<Scope>,
     ) -> Result<FrontendResult, Failure> {
         let image = gateway::source(&request.options, &self.parts.settings.frontends)?;
-        let frontend = self.fetch_frontend(&image, &request).await?;
-        let conversation = Conversation::new(request.inputs);
+        let frontend = self.fetch_frontend(&image, &request, scope).await?;
+        let conversation = Conversation::new(request.inputs, Arc::clone(scope));
         let stop = self.cancelled().child_token();
         // Whoever asked may go away; the frontend is ended in order all the same.
         let on_drop = stop.clone().drop_guard();
@@ -89,6 +101,7 @@ impl Build {
         self: &Arc<Self>,
         image: &ImageRef,
         request: &FrontendRequest,
+        scope: &Arc<Scope>,
     ) -> Result<Frontend, Failure> {
         let name = image.to_string();
         let asked = ResolveRequest {
@@ -96,7 +109,7 @@ impl Build {
             log_name: format!("resolve image config for docker-image://{name}"),
             ..ResolveRequest::default()
         };
-        let resolved = self.resolve_image(asked).await?;
+        let resolved = self.look_up(asked, scope).await?;
         let workers = self.parts.bridge.workers(&self.ops.env.namespace).await?;
         let around = Surroundings {
             session: &self.session,
@@ -111,7 +124,7 @@ impl Build {
         let definition = gateway::definition(&pinned, &resolved.digest);
         let definition = definition.map_err(|e| Failure::from_error(&e))?;
         let metadata = shipway_llb::encode_bytes(&definition);
-        let solved = self.add_ref(definition)?;
+        let solved = self.add_ref(definition, scope)?;
         let solved =
             solved.ok_or_else(|| Failure::new("gateway source didn't return default result"))?;
         let root = self.value(&solved.id).await?;

@@ -6,25 +6,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, try_join_all};
+use jiff::Timestamp;
 use parking_lot::Mutex;
-use shipway_backend::RegistryAccess;
+use shipway_attest::Attestations;
+use shipway_backend::{Lease, Namespace};
 use shipway_engine::{Edge, Graph, Job, JobId, JobSpec};
-use shipway_export::{ExportEnv, Exportable, Exporter, PlatformResult};
+use shipway_export::Exporter;
 use shipway_frontend::dockerfile::Dockerfile;
-use shipway_frontend::result::CONFIG_KEY;
 use shipway_frontend::{
-    Bridge, Frontend as _, FrontendRequest, FrontendResult, Ref, Refs, SolveOptions, gateway,
+    Bridge as _, Frontend as _, FrontendRequest, FrontendResult, Ref, Refs, SolveOptions, gateway,
 };
-use shipway_layers::{Need, Report, Snapshot};
+use shipway_layers::Snapshot;
 use shipway_model::failure::FailureKind;
 use shipway_model::policy::Policy;
 use shipway_model::progress::Sink;
-use shipway_model::{Definition, Digest, Failure, FailureDetail, Platform};
+use shipway_model::{Definition, Failure, FailureDetail};
 use shipway_ops::cdi::DeviceGrants;
 use shipway_ops::graph::{Entitlements, Judge};
 use shipway_ops::{Eager, FailedStep, OpsEnv, graph as operations};
 use shipway_source::Env;
-use shipway_source::env::{SESSION_PATIENCE, SandboxSlot};
+use shipway_source::env::SandboxSlot;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,8 +36,10 @@ use crate::conversation::Conversation;
 use crate::explain::explain;
 use crate::policy::Policies;
 use crate::progress::Progress;
+use crate::recording::Made;
 use crate::request::{Plan, Request};
-use crate::vertex::PseudoVertex;
+use crate::scope::{Question, Registered, Scope};
+use crate::scoped::Scoped;
 
 /// How long a build's lease outlives a daemon that forgot it.
 const LEASE_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -59,6 +62,18 @@ pub struct Build {
     /// Frontends in containers.
     pub(crate) tasks: TaskTracker,
     cancelled: CancellationToken,
+    pub(crate) made: Mutex<Made>,
+    /// What the build as a whole was asked.
+    question: Question,
+    /// The client's own solves.
+    root: Arc<Scope>,
+    pub(crate) registered: Mutex<Vec<Registered>>,
+    /// Attestations that are wanted.
+    pub(crate) wanted: Attestations,
+    started: Timestamp,
+    /// Names it in its provenance.
+    invocation: String,
+    finished: Mutex<Option<FrontendResult>>,
 }
 
 /// A lazy result.
@@ -66,7 +81,16 @@ pub(crate) struct RefState {
     pub(crate) definition: Arc<Definition>,
     pub(crate) graph: Graph<Snapshot>,
     pub(crate) target: Edge,
+    /// Who asked for it.
+    pub(crate) scope: Arc<Scope>,
     value: OnceCell<Snapshot>,
+}
+
+impl RefState {
+    /// True where its files are known.
+    pub(crate) fn has_run(&self) -> bool {
+        self.value.get().is_some()
+    }
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -88,33 +112,10 @@ impl Build {
     ) -> Result<Arc<Self>, Failure> {
         let (entitlements, devices) = entitlements(request, &parts.settings.allowed_entitlements)?;
         let caches = check(request)?;
+        let wanted = Attestations::parse(&request.options)
+            .map_err(|e| Failure::of_kind(FailureKind::InvalidArgument, e.to_string()))?;
         let lease = request.namespace.leases.create(LEASE_TTL).await?;
-        let env = Arc::new(Env {
-            layers: parts.layers.clone(),
-            namespace: request.namespace.clone(),
-            lease,
-            registry: Arc::clone(&parts.registry),
-            web: Arc::clone(&parts.web),
-            sessions: Arc::clone(&parts.sessions),
-            resolver: Arc::clone(&parts.resolver),
-            sandbox: sandbox(&parts.settings.instance, request),
-            platform: parts.settings.platform.clone(),
-        });
-        let ops = Arc::new(OpsEnv {
-            env,
-            mirrors: Arc::clone(&parts.mirrors),
-            cache_mounts: Arc::clone(&parts.cache_mounts),
-            step_files: parts.settings.step_files.clone(),
-            log_limits: parts.settings.log_limits,
-            dns: parts.settings.dns.clone(),
-            networks: parts.networks.clone(),
-            eager: Eager::default(),
-            engine: parts.engine.clone(),
-            judge: judge(&request.source_policy),
-            entitlements,
-            cdi: parts.settings.cdi.clone(),
-            devices,
-        });
+        let ops = surroundings(&parts, request, lease, (entitlements, devices));
         let progress = Arc::new(Progress::default());
         let sessions = Some(request.session.as_str()).filter(|id| !id.is_empty());
         let job = parts.engine.job(JobSpec {
@@ -122,6 +123,7 @@ impl Build {
             sessions: sessions.into_iter().map(Arc::from).collect(),
             progress: Arc::clone(&progress) as Arc<dyn Sink>,
         });
+        let root = Scope::root();
         Ok(Arc::new(Self {
             id: request.id.clone(),
             parts,
@@ -133,9 +135,17 @@ impl Build {
             policy: request.source_policy.clone(),
             refs: Mutex::default(),
             failed: Mutex::default(),
-            conversation: Conversation::new(BTreeMap::new()),
+            conversation: Conversation::new(BTreeMap::new(), Arc::clone(&root)),
             tasks: TaskTracker::new(),
             cancelled,
+            made: Mutex::default(),
+            question: question(request),
+            root,
+            registered: Mutex::default(),
+            wanted,
+            started: Timestamp::now(),
+            invocation: unique("build-"),
+            finished: Mutex::default(),
         }))
     }
 
@@ -149,6 +159,41 @@ impl Build {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.ops.env.namespace.name
+    }
+
+    /// Where it belongs.
+    pub(crate) fn place(&self) -> &Namespace {
+        &self.ops.env.namespace
+    }
+
+    /// What the build as a whole was asked.
+    pub(crate) fn question(&self) -> &Question {
+        &self.question
+    }
+
+    /// The client's own solves.
+    pub(crate) fn root(&self) -> &Arc<Scope> {
+        &self.root
+    }
+
+    /// When it began.
+    pub(crate) fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// Its name in provenance.
+    pub(crate) fn invocation(&self) -> &str {
+        &self.invocation
+    }
+
+    /// Its result, once all of it has run.
+    pub(crate) fn finished(&self) -> Option<FrontendResult> {
+        self.finished.lock().clone()
+    }
+
+    /// What it has made so far, for its record.
+    pub(crate) fn made(&self) -> Made {
+        self.made.lock().clone()
     }
 
     /// Its progress.
@@ -222,6 +267,10 @@ impl Build {
         self.ops.eager.stop().await;
         self.refs.lock().clear();
         self.failed.lock().clear();
+        self.finished.lock().take();
+        for registered in self.registered.lock().drain(..) {
+            self.parts.producers.remove(&registered);
+        }
         self.ops.env.sandbox.build_ended().await;
         if let Err(error) = self.ops.env.lease.end().await {
             tracing::warn!(build = self.id, %error, "ending a build's lease");
@@ -232,10 +281,17 @@ impl Build {
         self: &Arc<Self>,
         request: &Request,
     ) -> Result<BTreeMap<String, String>, Failure> {
-        let result = self.result(request).await?;
+        let mut result = self.result(request).await?;
         self.make_blobs_ahead(request, &result)?;
         let snapshots = self.evaluate_all(&result).await?;
-        let mut response = self.export(request, &result, snapshots).await?;
+        self.made.lock().tell(&result);
+        if let Some(sbom) = &self.wanted.sbom {
+            self.scan(sbom, &mut result).await?;
+        }
+        *self.finished.lock() = Some(result.clone());
+        let attestations = self.attestations(&result).await?;
+        let exported = self.export(request, &result, snapshots, attestations).await;
+        let mut response = exported?;
         response.extend(self.export_caches(&result).await?);
         Ok(response)
     }
@@ -268,31 +324,36 @@ impl Build {
                 let solved = self.solve(definition.clone(), how).await?;
                 Ok(FrontendResult {
                     refs: Refs::Single(solved),
-                    metadata: BTreeMap::new(),
+                    ..FrontendResult::default()
                 })
             }
             Plan::Frontend { name, request } => {
-                let solved = self.solve_frontend(name, request.clone());
+                let solved = self.solve_frontend(name, request.clone(), &self.root);
                 solved.await
             }
             Plan::Gateway => self.conversation.answered().await,
         }
     }
 
-    /// Has a frontend solve a request.
-    pub async fn solve_frontend(
+    /// Has a frontend solve a request, which comes from `asker`.
+    pub(crate) async fn solve_frontend(
         self: &Arc<Self>,
         name: &str,
         request: FrontendRequest,
+        asker: &Scope,
     ) -> Result<FrontendResult, Failure> {
         self.parts.settings.frontends.check(name)?;
+        let scope = asker.below(Question::new(name, &request));
         let solved = if name == gateway::NAME {
-            self.image_frontend(request).await
+            self.image_frontend(request, &scope).await
         } else {
-            let bridge = Arc::clone(self) as Arc<dyn Bridge>;
-            Dockerfile.solve(bridge, request).await
+            let bridge = Scoped::new(Arc::clone(self), scope);
+            Dockerfile.solve(Arc::new(bridge), request).await
         };
-        solved.map_err(|failure| failure.with(FailureDetail::Frontend(name.to_owned())))
+        let solved =
+            solved.map_err(|failure| failure.with(FailureDetail::Frontend(name.to_owned())))?;
+        self.make_known(&solved);
+        Ok(solved)
     }
 
     /// Runs what every part of a result needs.
@@ -328,7 +389,11 @@ impl Build {
     }
 
     /// The result of a graph, lazily.
-    pub(crate) fn add_ref(&self, definition: Definition) -> Result<Option<Ref>, Failure> {
+    pub(crate) fn add_ref(
+        &self,
+        definition: Definition,
+        scope: &Arc<Scope>,
+    ) -> Result<Option<Ref>, Failure> {
         let (graph, target) = operations(&definition, &self.ops)?;
         let Some(target) = target else {
             return Ok(None);
@@ -339,10 +404,23 @@ impl Build {
             definition: Arc::clone(&definition),
             graph,
             target,
+            scope: Arc::clone(scope),
             value: OnceCell::new(),
         };
+        scope.solved(&id);
         self.refs.lock().insert(Arc::clone(&id), Arc::new(state));
         Ok(Some(Ref { id, definition }))
+    }
+
+    /// A result of this build as the engine knows it.
+    pub(crate) fn ref_state(&self, id: &str) -> Option<Arc<RefState>> {
+        self.refs.lock().get(id).cloned()
+    }
+
+    /// What is known of a result.
+    pub(crate) fn find_state(&self, id: &str) -> Result<Arc<RefState>, Failure> {
+        let state = self.ref_state(id);
+        state.ok_or_else(|| Failure::of_kind(FailureKind::NotFound, format!("no such ref: {id}")))
     }
 
     /// A result of this build by its id.
@@ -359,9 +437,7 @@ impl Build {
 
     /// The files of a result: runs what it needs, once.
     pub(crate) async fn value(&self, id: &str) -> Result<Snapshot, Failure> {
-        let state = self.refs.lock().get(id).cloned();
-        let state = state
-            .ok_or_else(|| Failure::of_kind(FailureKind::NotFound, format!("no such ref: {id}")))?;
+        let state = self.find_state(id)?;
         let value = state.value.get_or_try_init(|| async {
             let job = self.job()?;
             self.imported().await;
@@ -393,118 +469,54 @@ impl Build {
             None => self.value(id).await,
         }
     }
-
-    async fn export(
-        &self,
-        request: &Request,
-        result: &FrontendResult,
-        snapshots: Vec<(String, Snapshot)>,
-    ) -> Result<BTreeMap<String, String>, Failure> {
-        let mut response = BTreeMap::new();
-        if request.exporters.is_empty() {
-            return Ok(response);
-        }
-        let mut what = self.exportable(request, result, snapshots);
-        for export in &request.exporters {
-            let exporter = Exporter::new(export)?;
-            let digest = Digest::of(unique("export"));
-            let sink = Arc::clone(&self.progress) as Arc<dyn Sink>;
-            let vertex = PseudoVertex::start(digest, exporter.name(), sink);
-            let env = self
-                .export_env(Arc::clone(&vertex) as Arc<dyn Report>)
-                .await?;
-            let exported = async {
-                self.add_inline_caches(&exporter, result, &mut what, &env)
-                    .await?;
-                exporter.export(&what, &env).await
-            };
-            let exported = exported.await;
-            vertex.end(&exported);
-            response.extend(exported?);
-        }
-        Ok(response)
-    }
-
-    fn exportable(
-        &self,
-        request: &Request,
-        result: &FrontendResult,
-        snapshots: Vec<(String, Snapshot)>,
-    ) -> Exportable {
-        let platforms = result.platforms().unwrap_or_default().platforms;
-        let multi_platform = matches!(result.refs, Refs::Map(_));
-        let mut snapshots = snapshots;
-        // Results that came over the wire are in no order; the list of platforms is.
-        let place = |key: &str| platforms.iter().position(|platform| platform.id == key);
-        snapshots.sort_by_key(|(key, _)| place(key).unwrap_or(usize::MAX));
-        let results = snapshots.into_iter().map(|(key, snapshot)| {
-            let listed = platforms.iter().find(|p| p.id == key || key.is_empty());
-            let platform = listed.map_or_else(|| self.platform_of(result), |p| p.platform.clone());
-            let key = if key.is_empty() { platform.key() } else { key };
-            let config = result.metadata_of(CONFIG_KEY, &key).cloned();
-            PlatformResult {
-                key,
-                platform,
-                snapshot,
-                config,
-                cache: None,
-            }
-        });
-        Exportable {
-            results: results.collect(),
-            multi_platform,
-            epoch: request.epoch().or_else(|| epoch_of(result)),
-        }
-    }
-
-    /// Platform of a result that names none: what its image configuration says, else this machine's.
-    fn platform_of(&self, result: &FrontendResult) -> Platform {
-        let config = result.metadata.get(CONFIG_KEY);
-        let named: Option<Platform> = config.and_then(|json| serde_json::from_slice(json).ok());
-        named.unwrap_or_else(|| self.parts.settings.platform.clone())
-    }
-
-    /// A result of this build as the engine knows it.
-    pub(crate) fn ref_state(&self, id: &str) -> Option<Arc<RefState>> {
-        self.refs.lock().get(id).cloned()
-    }
-
-    pub(crate) async fn export_env(&self, report: Arc<dyn Report>) -> Result<ExportEnv, Failure> {
-        let session = if self.session.is_empty() {
-            None
-        } else {
-            self.parts
-                .sessions
-                .get(&self.session, SESSION_PATIENCE)
-                .await
-                .ok()
-        };
-        let auth = session.iter().map(|session| session.auth()).collect();
-        Ok(ExportEnv {
-            layers: self.parts.layers.clone(),
-            need: Need {
-                namespace: self.ops.env.namespace.clone(),
-                lease: self.ops.env.lease.clone(),
-                access: RegistryAccess {
-                    auth,
-                    insecure: false,
-                },
-                report,
-            },
-            registry: Arc::clone(&self.parts.registry),
-            session,
-            snapshotter: self.parts.settings.snapshotter.clone(),
-            own_snapshotter: self.parts.settings.own_snapshotter.clone(),
-            host: self.parts.settings.platform.clone(),
-        })
-    }
 }
 
-/// The time that a frontend dates its result to: `source.date.epoch`, of any platform.
-fn epoch_of(result: &FrontendResult) -> Option<i64> {
-    let dated = |key: &String| key.split('/').next() == Some("source.date.epoch");
-    let (_, value) = result.metadata.iter().find(|(key, _)| dated(key))?;
-    std::str::from_utf8(value).ok()?.parse().ok()
+/// What a build's operations work with.
+fn surroundings(
+    parts: &Parts,
+    request: &Request,
+    lease: Lease,
+    granted: (Entitlements, DeviceGrants),
+) -> Arc<OpsEnv> {
+    let (entitlements, devices) = granted;
+    let env = Arc::new(Env {
+        layers: parts.layers.clone(),
+        namespace: request.namespace.clone(),
+        lease,
+        registry: Arc::clone(&parts.registry),
+        web: Arc::clone(&parts.web),
+        sessions: Arc::clone(&parts.sessions),
+        resolver: Arc::clone(&parts.resolver),
+        sandbox: sandbox(&parts.settings.instance, request),
+        platform: parts.settings.platform.clone(),
+    });
+    Arc::new(OpsEnv {
+        env,
+        mirrors: Arc::clone(&parts.mirrors),
+        cache_mounts: Arc::clone(&parts.cache_mounts),
+        step_files: parts.settings.step_files.clone(),
+        log_limits: parts.settings.log_limits,
+        dns: parts.settings.dns.clone(),
+        networks: parts.networks.clone(),
+        eager: Eager::default(),
+        engine: parts.engine.clone(),
+        judge: judge(&request.source_policy),
+        entitlements,
+        cdi: parts.settings.cdi.clone(),
+        devices,
+    })
+}
+
+/// What a build as a whole was asked.
+fn question(request: &Request) -> Question {
+    Question {
+        frontend: match &request.plan {
+            Plan::Frontend { name, .. } => name.clone(),
+            Plan::Definition(_) | Plan::Gateway => String::new(),
+        },
+        options: request.options.clone(),
+        inputs: request.inputs.clone(),
+    }
 }
 
 /// The task that a build's steps will run in.

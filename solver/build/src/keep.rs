@@ -72,6 +72,7 @@ impl Build {
             }],
             multi_platform: false,
             epoch: None,
+            attestations: BTreeMap::new(),
         };
         let attrs = [("name", name), ("unpack", "true")];
         let attrs = attrs.map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -45,9 +45,10 @@ impl Progress {
         }
     }
 
-    /// Calls `visit` with every event so far.
-    pub fn each(&self, mut visit: impl FnMut(&Event)) {
-        self.state.lock().events.iter().for_each(&mut visit);
+    /// Every event so far.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.state.lock().events.clone()
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use shipway_backend::Namespace;
 use shipway_export::ExportRequest;
 use shipway_frontend::FrontendRequest;
+use shipway_history::TraceParent;
 use shipway_model::policy::Policy;
 use shipway_model::{CacheEntry, Definition};
 
@@ -37,6 +38,8 @@ pub struct Request {
     pub plan: Plan,
     /// Options of the frontend; some concern exporters as well.
     pub options: BTreeMap<String, String>,
+    /// Graphs handed in by name.
+    pub inputs: BTreeMap<String, Definition>,
     /// What is done with the result.
     pub exporters: Vec<ExportRequest>,
     /// Caches to look for results in, where the plan is a graph; frontends name theirs.
@@ -47,6 +50,8 @@ pub struct Request {
     pub source_policy: Policy,
     /// Entitlements asked for.
     pub entitlements: Vec<String>,
+    /// Where it stands in its client's trace.
+    pub trace: Option<TraceParent>,
     /// Not a user's build: left out of the history.
     pub internal: bool,
 }

@@ -99,12 +99,14 @@ fn blobs(made: &Made) -> Vec<(Descriptor, Content)> {
             Content::Bytes(image.config.1.clone()),
         ));
     }
-    for image in &made.images {
-        all.push((
-            image.manifest.0.clone(),
-            Content::Bytes(image.manifest.1.clone()),
-        ));
+    let at_hand = |(descriptor, bytes): &(Descriptor, Bytes)| {
+        (descriptor.clone(), Content::Bytes(bytes.clone()))
+    };
+    for attestations in &made.attestations {
+        all.extend(attestations.blobs().map(at_hand));
     }
+    all.extend(made.images.iter().map(|image| at_hand(&image.manifest)));
+    all.extend(made.attestations.iter().map(|made| at_hand(&made.manifest)));
     if let Some((descriptor, bytes)) = &made.index {
         all.push((descriptor.clone(), Content::Bytes(bytes.clone())));
     }

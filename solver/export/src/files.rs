@@ -11,6 +11,7 @@ use shipway_tree::compose::NewDir;
 use shipway_tree::tarball::Writer;
 use shipway_tree::{Composer, Origin, Stack, Time};
 
+use crate::notes::{self, Note};
 use crate::{ExportEnv, Exportable, Options, PlatformResult};
 
 fn is_split(options: &Options, what: &Exportable) -> bool {
@@ -32,7 +33,8 @@ pub(crate) async fn local(
     env: &ExportEnv,
 ) -> Result<BTreeMap<String, String>, Failure> {
     let split = is_split(options, what);
-    let flat = flatten(what, split, env).await?;
+    let notes = said(options, what, split, env).await?;
+    let flat = flatten(what, split, notes, env).await?;
     let trees = vec![SendTree {
         prefix: String::new(),
         root: flat.fs().to_owned(),
@@ -48,8 +50,23 @@ pub(crate) async fn local(
     Ok(BTreeMap::new())
 }
 
-/// All results in one directory, made of links; gone when dropped.
-async fn flatten(what: &Exportable, split: bool, env: &ExportEnv) -> Result<Building, Failure> {
+/// Files that say something about the results, in the results' places.
+async fn said(
+    options: &Options,
+    what: &Exportable,
+    split: bool,
+    env: &ExportEnv,
+) -> Result<Vec<Note>, Failure> {
+    notes::notes(options, what, split, |result| prefix(result, split), env).await
+}
+
+/// All results, and what is said of them, in one directory, made of links; gone when dropped.
+async fn flatten(
+    what: &Exportable,
+    split: bool,
+    notes: Vec<Note>,
+    env: &ExportEnv,
+) -> Result<Building, Failure> {
     let mut trees = Vec::new();
     for result in &what.results {
         let paths = result.snapshot.materialise(&env.layers, &env.need).await?;
@@ -68,6 +85,11 @@ async fn flatten(what: &Exportable, split: bool, env: &ExportEnv) -> Result<Buil
                 };
                 to.copy(&origin, &everything(&dest), None)?;
             }
+        }
+        for note in &notes {
+            let root = building.fs();
+            let written = note.write(root);
+            written.map_err(|e| shipway_tree::Error::io("write", root, e))?;
         }
         Ok::<_, shipway_tree::Error>(building)
     });
@@ -109,10 +131,13 @@ pub(crate) async fn tar(
         .or(what.epoch)
         .map(|sec| Time { sec, nsec: 0 });
     let mut held = None;
+    let notes = said(options, what, split, env).await?;
     let paths = match &what.results[..] {
-        [only] if !split => only.snapshot.materialise(&env.layers, &env.need).await?,
+        [only] if !split && notes.is_empty() => {
+            only.snapshot.materialise(&env.layers, &env.need).await?
+        }
         _ => {
-            let flat = flatten(what, split, env).await?;
+            let flat = flatten(what, split, notes, env).await?;
             let paths = vec![flat.fs().to_owned()];
             held = Some(flat);
             paths

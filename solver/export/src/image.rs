@@ -16,8 +16,9 @@ use shipway_model::descriptor::{
 use shipway_model::image::{Index, chain_ids};
 use shipway_model::{Descriptor, Digest, Failure, ImageRef};
 
+use crate::attest::{self, MadeAttestations};
 use crate::config::{self, LayerFacts};
-use crate::{ExportEnv, Exportable, Options, PlatformResult, land, push};
+use crate::{ExportEnv, Exportable, Exported, Options, PlatformResult, land, push};
 
 /// Layers that are archived at a time: each uses all cores where it is large.
 const AT_ONCE: usize = 4;
@@ -33,6 +34,8 @@ pub(crate) struct MadeImage {
 /// The images of all platforms, and the index over them where there is one.
 pub(crate) struct Made {
     pub(crate) images: Vec<MadeImage>,
+    /// What is said of them.
+    pub(crate) attestations: Vec<MadeAttestations>,
     pub(crate) index: Option<(Descriptor, Bytes)>,
 }
 
@@ -80,10 +83,43 @@ pub(crate) async fn make(
     for result in &what.results {
         images.push(make_one(options, what, result, env).await?);
     }
-    let needs_index =
-        what.multi_platform || images.len() != 1 || !options.index_annotations.is_empty();
-    let index = needs_index.then(|| index(options, &images)).transpose()?;
-    Ok(Made { images, index })
+    let needs_index = what.multi_platform
+        || images.len() != 1
+        || !options.index_annotations.is_empty()
+        || needs_attestations(options, what);
+    let mut attestations = Vec::new();
+    for (image, result) in images.iter().zip(&what.results).filter(|_| needs_index) {
+        let of = what.attestations_of(result);
+        if of.is_empty() {
+            continue;
+        }
+        if !options.oci_types {
+            return Err(Failure::new(
+                "cannot export attestations with \"oci-mediatypes=false\"",
+            ));
+        }
+        let about = (&image.manifest.0, &image.layers[..]);
+        attestations.push(attest::make(options, of, result, about, env).await?);
+    }
+    let index = if needs_index {
+        Some(index(options, &images, &attestations)?)
+    } else {
+        None
+    };
+    Ok(Made {
+        images,
+        attestations,
+        index,
+    })
+}
+
+/// True where an attestation is reason enough for an index.
+fn needs_attestations(options: &Options, what: &Exportable) -> bool {
+    let mut all = what
+        .results
+        .iter()
+        .flat_map(|result| what.attestations_of(result));
+    all.any(|attestation| options.inline_attestations || !attestation.head.is_inline_only())
 }
 
 async fn make_one(
@@ -217,7 +253,11 @@ fn manifest(
     pretty(&manifest)
 }
 
-fn index(options: &Options, images: &[MadeImage]) -> Result<(Descriptor, Bytes), Failure> {
+fn index(
+    options: &Options,
+    images: &[MadeImage],
+    attestations: &[MadeAttestations],
+) -> Result<(Descriptor, Bytes), Failure> {
     let media_type = if options.oci_types {
         OCI_INDEX
     } else {
@@ -229,6 +269,7 @@ fn index(options: &Options, images: &[MadeImage]) -> Result<(Descriptor, Bytes),
         manifests: images
             .iter()
             .map(|image| image.manifest.0.clone())
+            .chain(attestations.iter().map(|made| made.manifest.0.clone()))
             .collect(),
         annotations: options.index_annotations.clone(),
     };
@@ -248,7 +289,7 @@ pub(crate) async fn export(
     options: &Options,
     what: &Exportable,
     env: &ExportEnv,
-) -> Result<BTreeMap<String, String>, Failure> {
+) -> Result<Exported, Failure> {
     let made = make(options, what, env).await?;
     let unpacked = if options.unpack && options.store {
         landed(what, &made, env).await?
@@ -259,20 +300,13 @@ pub(crate) async fn export(
         store_image(image, unpacked.contains(&place), env).await?;
     }
     if let Some((descriptor, bytes)) = &made.index {
-        let labels = made.images.iter().enumerate().map(|(at, image)| {
-            (
-                format!("containerd.io/gc.ref.content.{at}"),
-                image.manifest.0.digest.to_string(),
-            )
-        });
-        store(
-            env.namespace(),
-            &env.need.lease,
-            descriptor,
-            bytes,
-            labels.collect(),
-        )
-        .await?;
+        for attestations in &made.attestations {
+            store_attestations(attestations, env).await?;
+        }
+        let images = made.images.iter().map(|image| &image.manifest.0);
+        let attestations = made.attestations.iter().map(|made| &made.manifest.0);
+        let labels = references(images.chain(attestations));
+        store(env.namespace(), &env.need.lease, descriptor, bytes, labels).await?;
     }
     let names = names(options, made.target());
     if options.store {
@@ -307,7 +341,10 @@ pub(crate) async fn export(
     if !names.is_empty() {
         response.insert("image.name".into(), names.join(","));
     }
-    Ok(response)
+    Ok(Exported {
+        response,
+        stored: options.store.then(|| made.target().clone()),
+    })
 }
 
 /// Places of the images that were unpacked: those for this machine's platform.
@@ -337,18 +374,36 @@ async fn store_image(image: &MadeImage, unpacked: bool, env: &ExportEnv) -> Resu
     let part = format!("exporting config {}", config.digest);
     store(namespace, lease, config, bytes, labels).await?;
     env.report().part(&part, "", 0, 0, true);
-    let children = std::iter::once(config).chain(&image.layers).enumerate();
-    let labels = children.map(|(at, child)| {
+    let labels = references(std::iter::once(config).chain(&image.layers));
+    let (manifest, bytes) = &image.manifest;
+    let part = format!("exporting manifest {}", manifest.digest);
+    store(namespace, lease, manifest, bytes, labels).await?;
+    env.report().part(&part, "", 0, 0, true);
+    Ok(())
+}
+
+async fn store_attestations(made: &MadeAttestations, env: &ExportEnv) -> Result<(), Failure> {
+    let (lease, namespace) = (&env.need.lease, env.namespace());
+    for (descriptor, bytes) in made.blobs() {
+        store(namespace, lease, descriptor, bytes, BTreeMap::new()).await?;
+    }
+    let labels = references(made.blobs().map(|(descriptor, _)| descriptor));
+    let (manifest, bytes) = &made.manifest;
+    let part = format!("exporting attestation manifest {}", manifest.digest);
+    store(namespace, lease, manifest, bytes, labels).await?;
+    env.report().part(&part, "", 0, 0, true);
+    Ok(())
+}
+
+/// Labels by which containerd's collector keeps what a blob names.
+fn references<'a>(children: impl Iterator<Item = &'a Descriptor>) -> BTreeMap<String, String> {
+    let label = |(at, child): (usize, &Descriptor)| {
         (
             format!("containerd.io/gc.ref.content.{at}"),
             child.digest.to_string(),
         )
-    });
-    let (manifest, bytes) = &image.manifest;
-    let part = format!("exporting manifest {}", manifest.digest);
-    store(namespace, lease, manifest, bytes, labels.collect()).await?;
-    env.report().part(&part, "", 0, 0, true);
-    Ok(())
+    };
+    children.enumerate().map(label).collect()
 }
 
 /// Stores a small blob with labels.

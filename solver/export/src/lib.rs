@@ -1,10 +1,12 @@
 //! Exporters: a build's results as an image in containerd, as an archive, or as files at the client.
 
 mod archive;
+mod attest;
 mod config;
 mod files;
 mod image;
 mod land;
+mod notes;
 mod options;
 mod push;
 
@@ -15,8 +17,9 @@ use bytes::Bytes;
 use shipway_backend::{Namespace, Registry, RegistryAccess, Session};
 use shipway_layers::{Layers, Need, Report, Snapshot};
 use shipway_model::failure::FailureKind;
-use shipway_model::{Failure, Platform};
+use shipway_model::{Descriptor, Failure, Platform};
 
+pub use attest::{Attestation, AttestationContent, MakeContent};
 pub use options::{InvalidOption, Options};
 
 /// One exporter of a request.
@@ -39,6 +42,17 @@ pub struct Exportable {
     pub multi_platform: bool,
     /// `SOURCE_DATE_EPOCH`: seconds since 1970.
     pub epoch: Option<i64>,
+    /// Attestations by the keys of results.
+    pub attestations: BTreeMap<String, Vec<Attestation>>,
+}
+
+impl Exportable {
+    /// The attestations of a result.
+    pub(crate) fn attestations_of(&self, result: &PlatformResult) -> &[Attestation] {
+        self.attestations
+            .get(&result.key)
+            .map_or(&[], Vec::as_slice)
+    }
 }
 
 /// The result for one platform.
@@ -98,6 +112,24 @@ impl ExportEnv {
     }
 }
 
+/// What an exporter has done.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Exported {
+    /// What the client is told.
+    pub response: BTreeMap<String, String>,
+    /// What it stored in containerd.
+    pub stored: Option<Descriptor>,
+}
+
+impl From<BTreeMap<String, String>> for Exported {
+    fn from(response: BTreeMap<String, String>) -> Self {
+        Self {
+            response,
+            stored: None,
+        }
+    }
+}
+
 /// A checked request: what it will do is known, and that its options are valid.
 #[derive(Debug, Clone)]
 pub struct Exporter {
@@ -130,7 +162,13 @@ impl Exporter {
                 )));
             }
         };
-        let options = Options::parse(&request.attrs, kind == Kind::Docker)
+        let mut attrs = request.attrs.clone();
+        if kind == Kind::Image {
+            // The image store holds indexes as well as images.
+            let inline = attrs.entry("attestation-inline".to_owned());
+            inline.or_insert_with(|| "true".to_owned());
+        }
+        let options = Options::parse(&attrs, kind == Kind::Docker)
             .map_err(|e| Failure::of_kind(FailureKind::InvalidArgument, e.to_string()))?;
         Ok(Self {
             kind,
@@ -163,20 +201,17 @@ impl Exporter {
         }
     }
 
-    /// Exports; gives the response's keys.
-    pub async fn export(
-        &self,
-        what: &Exportable,
-        env: &ExportEnv,
-    ) -> Result<BTreeMap<String, String>, Failure> {
-        match self.kind {
-            Kind::Image => image::export(&self.options, what, env).await,
+    /// Exports.
+    pub async fn export(&self, what: &Exportable, env: &ExportEnv) -> Result<Exported, Failure> {
+        let response = match self.kind {
+            Kind::Image => return image::export(&self.options, what, env).await,
             Kind::Oci | Kind::Docker => {
                 let docker = self.kind == Kind::Docker;
-                archive::export(&self.options, docker, self.index, what, env).await
+                archive::export(&self.options, docker, self.index, what, env).await?
             }
-            Kind::Local => files::local(&self.options, self.index, what, env).await,
-            Kind::Tar => files::tar(&self.options, self.index, what, env).await,
-        }
+            Kind::Local => files::local(&self.options, self.index, what, env).await?,
+            Kind::Tar => files::tar(&self.options, self.index, what, env).await?,
+        };
+        Ok(response.into())
     }
 }

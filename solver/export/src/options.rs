@@ -75,6 +75,12 @@ pub struct Options {
     pub epoch: Epoch,
     /// Directories per platform in local and tar exports; `None` where several platforms come out.
     pub platform_split: Option<bool>,
+    /// Attestations that are for inside of images only are reason enough for an index.
+    pub inline_attestations: bool,
+    /// Attestations are an OCI artifact about their image.
+    pub oci_artifact: bool,
+    /// Begins the names of attestations' files.
+    pub attestation_prefix: String,
 }
 
 /// Why an option is refused.
@@ -113,6 +119,9 @@ impl Default for Options {
             tar: true,
             epoch: Epoch::Build,
             platform_split: None,
+            inline_attestations: false,
+            oci_artifact: true,
+            attestation_prefix: String::new(),
         }
     }
 }
@@ -172,6 +181,9 @@ impl Options {
             "force-compression" => self.force_compression = truth(key, value, true)?,
             "rewrite-timestamp" => self.rewrite_timestamp = truth(key, value, true)?,
             "tar" => self.tar = truth(key, value, true)?,
+            "attestation-inline" => self.inline_attestations = truth(key, value, true)?,
+            "oci-artifact" => self.oci_artifact = truth(key, value, true)?,
+            "attestation-prefix" => value.clone_into(&mut self.attestation_prefix),
             "source-date-epoch" if value.is_empty() => self.epoch = Epoch::None,
             "source-date-epoch" => self.epoch = Epoch::At(number(key, value)?),
             "platform-split" => self.platform_split = Some(truth(key, value, true)?),

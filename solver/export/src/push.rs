@@ -29,6 +29,8 @@ pub(crate) async fn push(
     for each in &made.images {
         blobs.extend(each.layers.iter().chain([&each.config.0]));
     }
+    let small = made.attestations.iter().flat_map(|each| each.blobs());
+    blobs.extend(small.map(|(descriptor, _)| descriptor));
     // Layers from an image of the same registry's are pushed from here as well: fetched lazily they are here by now.
     let mut each: Vec<BoxFuture<'_, Result<(), Failure>>> = Vec::new();
     for blob in blobs {
@@ -42,8 +44,9 @@ pub(crate) async fn push(
     let part = format!("pushing manifest for {name}@{}", made.target().digest);
     env.report().part(&part, "", 0, 0, false);
     let single = made.index.is_none();
-    for each in &made.images {
-        let (descriptor, bytes) = &each.manifest;
+    let images = made.images.iter().map(|each| &each.manifest);
+    let attestations = made.attestations.iter().map(|each| &each.manifest);
+    for (descriptor, bytes) in images.chain(attestations) {
         let to = if single {
             image.clone()
         } else {
@@ -84,13 +87,14 @@ async fn push_blob(
     {
         return Ok(());
     }
-    let config = made
-        .images
-        .iter()
-        .find(|each| each.config.0.digest == blob.digest);
-    let data: shipway_backend::ByteStream = match config {
-        Some(each) => {
-            let bytes = each.config.1.clone();
+    let configs = made.images.iter().map(|each| &each.config);
+    let said = made.attestations.iter().flat_map(|each| each.blobs());
+    let at_hand = configs
+        .chain(said)
+        .find(|(descriptor, _)| descriptor.digest == blob.digest);
+    let data: shipway_backend::ByteStream = match at_hand {
+        Some((_, bytes)) => {
+            let bytes = bytes.clone();
             Box::pin(futures::stream::once(async move { Ok(bytes) }))
         }
         None => env.namespace().blobs.open(&blob.digest, 0).await?,

@@ -18,7 +18,7 @@ pub use bridge::{
     ResolvedConfig, SolveOptions, SourceMeta,
 };
 pub use imports::cache_imports;
-pub use result::{FrontendResult, Refs};
+pub use result::{Attestation, FrontendResult, Refs};
 
 /// What a frontend is asked.
 #[derive(Debug, Clone, Default)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use shipway_attest::Head;
 use shipway_model::Platform;
 
 use crate::Ref;
@@ -15,6 +16,17 @@ pub struct FrontendResult {
     pub refs: Refs,
     /// `containerimage.config`, `refs.platforms`, `result.json`, …
     pub metadata: BTreeMap<String, Bytes>,
+    /// What is said of the results, by their platforms' keys.
+    pub attestations: BTreeMap<String, Vec<Attestation>>,
+}
+
+/// Something that is said of a result.
+#[derive(Debug, Clone)]
+pub struct Attestation {
+    /// What it is.
+    pub head: Head,
+    /// The result that holds it.
+    pub content: Option<Ref>,
 }
 
 /// One result, or one by platform. `None` is the empty filesystem.
@@ -59,6 +71,18 @@ pub struct PlatformEntry {
 }
 
 impl FrontendResult {
+    /// Every result, and then those that hold attestations.
+    pub fn every_ref(&self) -> impl Iterator<Item = &Ref> {
+        let (single, map): (Option<&Ref>, &[(String, Option<Ref>)]) = match &self.refs {
+            Refs::Single(single) => (single.as_ref(), &[]),
+            Refs::Map(map) => (None, map),
+        };
+        let of_map = map.iter().filter_map(|(_, of)| of.as_ref());
+        let attestations = self.attestations.values().flatten();
+        let content = attestations.filter_map(|attestation| attestation.content.as_ref());
+        single.into_iter().chain(of_map).chain(content)
+    }
+
     /// The list of platforms, where there is one and it is readable.
     #[must_use]
     pub fn platforms(&self) -> Option<Platforms> {

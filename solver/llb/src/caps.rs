@@ -78,6 +78,8 @@ pub const LLB: &[&str] = &[
     "exporter.sourcedateepoch",
     "exporter.multiple",
     "source.policy",
+    "gc.freespacefilter",
+    "exporter.image.attestations",
 ];
 
 /// Capabilities of the gateway: what a frontend may ask of the daemon.
@@ -93,6 +95,7 @@ pub const GATEWAY: &[&str] = &[
     "statfile",
     "proto.refarray",
     "reference.output",
+    "reference.attestations",
     "frontend.inputs",
     "gateway.solve.metadata",
     "gateway.exec",

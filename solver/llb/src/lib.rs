@@ -4,6 +4,7 @@
 //! - [`encode()`] writes one back; an op's bytes are kept, so digests survive the round trip.
 //! - [`definition_json()`] shows one to people and programs.
 //! - [`build`] makes definitions: what a frontend or any other program uses as a library.
+//! - [`json`] shows ops as BuildKit does.
 //! - [`caps`] lists what clients may ask for by name.
 //!
 //! It never runs, fetches or resolves anything.
@@ -16,6 +17,7 @@ pub mod encode;
 pub mod git;
 mod json;
 mod limits;
+pub mod op_json;
 mod rewrite;
 
 pub use build::{Graph, State, VertexOptions};

@@ -23,6 +23,9 @@ pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json"
 /// Media type of an uncompressed Docker layer; `.gzip` or `.zstd` is appended for compressed ones.
 pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 
+/// Media type of an in-toto statement.
+pub const IN_TOTO: &str = "application/vnd.in-toto+json";
+
 /// What names a blob: OCI image specification, "Content Descriptors".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -134,7 +135,7 @@ pub enum FailureKind {
 }
 
 /// A build's failure: message, class and details. Cheap to clone, so that every waiter of a shared step gets it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     /// The whole message.
     pub message: Arc<str>,
@@ -142,27 +143,39 @@ pub struct Failure {
     pub kind: FailureKind,
     /// Facts, innermost first.
     pub details: Arc<[FailureDetail]>,
+    /// Where in this program it was raised; `None` for one that a client reports. No part of its identity.
+    pub raised: Option<&'static Location<'static>>,
+}
+
+impl PartialEq for Failure {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.message, self.kind, &self.details) == (&other.message, other.kind, &other.details)
+    }
 }
 
 impl Failure {
     /// A failure without details.
     #[must_use]
+    #[track_caller]
     pub fn new(message: impl Into<Arc<str>>) -> Self {
         Self::of_kind(FailureKind::Unknown, message)
     }
 
     /// A failure of a class.
     #[must_use]
+    #[track_caller]
     pub fn of_kind(kind: FailureKind, message: impl Into<Arc<str>>) -> Self {
         Self {
             message: message.into(),
             kind,
             details: Arc::new([]),
+            raised: Some(Location::caller()),
         }
     }
 
     /// A failure from an error: its message and those of its causes, joined by `: ` unless a message already ends with it.
     #[must_use]
+    #[track_caller]
     pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut message = error.to_string();
         let mut cause = error.source();
@@ -191,6 +204,7 @@ impl Failure {
 
     /// The failure of a build that somebody ended.
     #[must_use]
+    #[track_caller]
     pub fn cancelled() -> Self {
         Self::of_kind(FailureKind::Cancelled, "context canceled")
     }
@@ -238,5 +252,8 @@ mod tests {
         let outer = Failure::from_error(&Reading(inner));
         assert_eq!(&*outer.message, "reading x: gone");
         assert_eq!(&*outer.details, [FailureDetail::Exit(3)]);
+        let raised = outer.raised.map(Location::file);
+        assert!(raised.is_some_and(|file| file.ends_with("failure.rs")));
+        assert_eq!(Failure::new("x"), Failure::new("x"));
     }
 }

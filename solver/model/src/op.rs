@@ -31,6 +31,15 @@ pub enum Op {
     Passthrough(PassthroughOp),
 }
 
+/// What a source turned out to be: it is pinned by this, whatever its name will mean later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pin {
+    /// Of an image or a file.
+    Digest(crate::Digest),
+    /// Of a git repository.
+    Commit(String),
+}
+
 /// Run a process in a root filesystem assembled from mounts.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExecOp {

@@ -1,10 +1,11 @@
 //! The pattern language that `.dockerignore`, and the include and exclude lists of contexts and copies, are written in.
-//! Decides whether a path matches; never looks at a file system.
+//! Decides whether a path matches; never looks at a file system. Beside it, in [`filter`], containerd's filter language.
 //!
 //! `*` and `?` stay within one path element, `**` crosses them, `[a-z]` is a class, `\` takes the next character
 //! literally, a leading `!` takes back what earlier patterns matched. A pattern that matches a directory matches
 //! everything below it. The last pattern that matches decides.
 
+pub mod filter;
 mod glob;
 mod ignorefile;
 mod matcher;

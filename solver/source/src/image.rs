@@ -1,6 +1,7 @@
 //! The `docker-image` source: keyed by the digest that the reference resolves to; its result is the image's layers, each
 //! fetched only when somebody needs its files.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use shipway_engine::{CacheMap, OpContext, Operation, VertexInfo};
 use shipway_layers::{Layer, Snapshot};
 use shipway_model::failure::FailureKind;
 use shipway_model::image::chain_ids;
+use shipway_model::op::Pin;
 use shipway_model::{Descriptor, Digest, Failure, ImageRef, Platform};
 use tokio::sync::OnceCell;
 
@@ -112,6 +114,12 @@ impl Operation<Snapshot> for ImageSource {
         let image = self.resolved(ctx).await?;
         let limit = self.layer_limit.unwrap_or(usize::MAX);
         Ok(vec![snapshot(&self.env, image, limit)])
+    }
+
+    fn facts(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        let digest = self.reference.digest;
+        let digest = digest.or_else(|| self.resolved.get().map(|image| image.target.digest))?;
+        Some(Arc::new(Pin::Digest(digest)))
     }
 }
 

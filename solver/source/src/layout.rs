@@ -1,6 +1,7 @@
 //! The `oci-layout` source: an image out of a client's OCI layout. The client's store stands in for a registry, so that
 //! everything else, laziness included, is as for images.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use shipway_cache::key;
 use shipway_engine::{CacheMap, OpContext, Operation, VertexInfo};
 use shipway_layers::Snapshot;
 use shipway_model::failure::FailureKind;
+use shipway_model::op::Pin;
 use shipway_model::{Descriptor, Digest, Failure, ImageRef, Platform};
 use tokio::sync::OnceCell;
 
@@ -308,6 +310,10 @@ impl Operation<Snapshot> for LayoutSource {
         let limit = self.layer_limit.unwrap_or(usize::MAX);
         let origin = format!("{ORIGIN}{}", self.image.reference);
         Ok(vec![image::layers_of(resolved, limit, registry, &origin)])
+    }
+
+    fn facts(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::new(Pin::Digest(self.image.reference.digest?)))
     }
 }
 

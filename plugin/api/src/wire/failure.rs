@@ -1,6 +1,8 @@
 //! Failures to gRPC statuses and back, with the typed details that BuildKit's clients render (`+json` values under
 //! scheme-less type URLs; protocol notes, "Failure"). It decides no message text.
 
+use std::panic::Location;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
@@ -29,10 +31,12 @@ pub fn to_status(failure: &Failure) -> Status {
 /// The same as a message, for records.
 #[must_use]
 pub fn to_wire(failure: &Failure) -> rpc::Status {
+    let details = failure.details.iter().map(detail);
+    let details = details.chain(failure.raised.map(stack));
     rpc::Status {
         code: code(failure.kind) as i32,
         message: failure.message.to_string(),
-        details: failure.details.iter().map(detail).collect(),
+        details: details.collect(),
     }
 }
 
@@ -56,7 +60,36 @@ pub fn from_wire(status: rpc::Status) -> Failure {
         message: status.message.into(),
         kind,
         details: details.collect(),
+        raised: None,
     }
+}
+
+/// Where in the daemon a failure was raised, as a stack of one frame.
+fn stack(raised: &Location<'_>) -> prost_types::Any {
+    let value = json!({
+        "frames": [{
+            "Name": module(raised.file()),
+            "File": raised.file(),
+            "Line": raised.line(),
+        }],
+        "cmdline": std::env::args().collect::<Vec<_>>(),
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    prost_types::Any {
+        type_url: format!("{PREFIX}stack.Stack+json"),
+        value: value.to_string().into_bytes(),
+    }
+}
+
+/// The module that a source file is: `solver/ops/src/exec/run.rs` is `shipway_ops::exec::run`.
+fn module(file: &str) -> String {
+    let Some((name, path)) = file.split_once("/src/") else {
+        return file.to_owned();
+    };
+    let name = name.rsplit('/').next().unwrap_or(name);
+    let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
+    format!("shipway_{name}::{}", path.replace('/', "::"))
 }
 
 fn code(kind: FailureKind) -> Code {
@@ -173,6 +206,14 @@ mod tests {
         let json: Value = serde_json::from_slice(&wire.details[0].value).unwrap();
         assert_eq!(json["ranges"][0]["start"]["line"], 1);
         assert_eq!(json["info"]["data"], "RlJPTSB4");
+    }
+
+    #[test]
+    fn the_place_that_raised_a_failure_comes_last() {
+        let wire = to_wire(&Failure::new("x").with(FailureDetail::Exit(7)));
+        assert_eq!(wire.details.len(), 2);
+        let stack: Value = serde_json::from_slice(&wire.details[1].value).unwrap();
+        assert_eq!(stack["frames"][0]["Name"], "shipway_api::wire::failure");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Results of frontends to wire messages and back.
 
+use shipway_attest::{Head, Kind as Form, Subject, SubjectKind};
 use shipway_backend::session::FileStat;
 use shipway_build::Build;
-use shipway_frontend::{FrontendResult, Ref, Refs};
+use shipway_frontend::{Attestation, FrontendResult, Ref, Refs};
 use shipway_model::Failure;
 use shipway_proto::gateway::result::Result as Kind;
 use shipway_proto::{fsutil, gateway};
@@ -24,8 +25,77 @@ pub fn to_wire(result: &FrontendResult) -> gateway::Result {
     gateway::Result {
         result: Some(kind),
         metadata: result.metadata.clone(),
-        attestations: std::collections::BTreeMap::new(),
+        attestations: result
+            .attestations
+            .iter()
+            .map(|(key, said)| {
+                let attestation = said.iter().map(attestation).collect();
+                (key.clone(), gateway::Attestations { attestation })
+            })
+            .collect(),
     }
+}
+
+fn attestation(said: &Attestation) -> gateway::Attestation {
+    let head = &said.head;
+    let kind = match head.kind {
+        Form::InToto => gateway::AttestationKind::InToto,
+        Form::Bundle => gateway::AttestationKind::Bundle,
+    };
+    let subjects = head.subjects.iter().map(|subject| {
+        let kind = match subject.kind {
+            SubjectKind::Own => gateway::InTotoSubjectKind::Self_,
+            SubjectKind::Raw => gateway::InTotoSubjectKind::Raw,
+        };
+        let digest = subject.digest.iter();
+        gateway::InTotoSubject {
+            kind: kind.into(),
+            digest: digest.map(|(kind, hex)| format!("{kind}:{hex}")).collect(),
+            name: subject.name.clone(),
+        }
+    });
+    gateway::Attestation {
+        kind: kind.into(),
+        metadata: head.metadata.clone(),
+        r#ref: said.content.as_ref().map(|of| reference(Some(of))),
+        path: head.path.clone(),
+        in_toto_predicate_type: head.predicate_type.clone(),
+        in_toto_subjects: subjects.collect(),
+    }
+}
+
+fn attestation_from(said: gateway::Attestation, build: &Build) -> Result<Attestation, Failure> {
+    let subject = |subject: gateway::InTotoSubject| {
+        let digest = subject
+            .digest
+            .iter()
+            .filter_map(|text| text.split_once(':'));
+        Subject {
+            kind: match subject.kind() {
+                gateway::InTotoSubjectKind::Self_ => SubjectKind::Own,
+                gateway::InTotoSubjectKind::Raw => SubjectKind::Raw,
+            },
+            digest: digest
+                .map(|(kind, hex)| (kind.to_owned(), hex.to_owned()))
+                .collect(),
+            name: subject.name,
+        }
+    };
+    let kind = match said.kind() {
+        gateway::AttestationKind::InToto => Form::InToto,
+        gateway::AttestationKind::Bundle => Form::Bundle,
+    };
+    let content = said.r#ref.filter(|of| !of.id.is_empty());
+    let content = content.map(|of| build.find_ref(&of.id)).transpose()?;
+    let subjects = said.in_toto_subjects.into_iter().map(subject).collect();
+    let head = Head {
+        kind,
+        metadata: said.metadata,
+        path: said.path,
+        predicate_type: said.in_toto_predicate_type,
+        subjects,
+    };
+    Ok(Attestation { head, content })
 }
 
 fn reference(of: Option<&Ref>) -> gateway::Ref {
@@ -40,12 +110,6 @@ fn reference(of: Option<&Ref>) -> gateway::Ref {
 
 /// A result that a client gives back: refs are found by their ids in the build.
 pub fn from_wire(wire: gateway::Result, build: &Build) -> Result<FrontendResult, Failure> {
-    if !wire.attestations.is_empty() {
-        return Err(Failure::of_kind(
-            shipway_model::failure::FailureKind::Unimplemented,
-            "attestations of a frontend are not supported",
-        ));
-    }
     let find = |id: &str| {
         if id.is_empty() {
             Ok(None)
@@ -69,9 +133,17 @@ pub fn from_wire(wire: gateway::Result, build: &Build) -> Result<FrontendResult,
             Refs::Map(each.collect::<Result<_, Failure>>()?)
         }
     };
+    let mut attestations = std::collections::BTreeMap::new();
+    for (key, said) in wire.attestations {
+        let said = said.attestation.into_iter();
+        let said: Result<Vec<Attestation>, Failure> =
+            said.map(|said| attestation_from(said, build)).collect();
+        attestations.insert(key, said?);
+    }
     Ok(FrontendResult {
         refs,
         metadata: wire.metadata,
+        attestations,
     })
 }
 

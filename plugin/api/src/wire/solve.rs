@@ -6,14 +6,23 @@ use shipway_backend::Namespace;
 use shipway_build::{Plan, Request};
 use shipway_export::ExportRequest;
 use shipway_frontend::FrontendRequest;
+use shipway_history::TraceParent;
 use shipway_model::failure::FailureKind;
 use shipway_model::policy::{Action, Condition, Constraint, MatchKind, Policy, Rule, Selector};
 use shipway_model::{CacheEntry, Definition, Failure};
 use shipway_proto::{control, pb, sourcepolicy};
 
+/// The built-in frontend.
+const BUILTIN: &str = "dockerfile.v0";
+
 /// The request's meaning.
-pub fn request(wire: control::SolveRequest, namespace: Namespace) -> Result<Request, Failure> {
+pub fn request(
+    mut wire: control::SolveRequest,
+    namespace: Namespace,
+    trace: Option<TraceParent>,
+) -> Result<Request, Failure> {
     refuse(&wire)?;
+    direct(&mut wire);
     if wire.r#ref.is_empty() {
         return Err(invalid("a build needs a ref"));
     }
@@ -28,7 +37,7 @@ pub fn request(wire: control::SolveRequest, namespace: Namespace) -> Result<Requ
             name: name.to_owned(),
             request: FrontendRequest {
                 options: wire.frontend_attrs.clone(),
-                inputs,
+                inputs: inputs.clone(),
             },
         },
     };
@@ -38,13 +47,27 @@ pub fn request(wire: control::SolveRequest, namespace: Namespace) -> Result<Requ
         namespace,
         plan,
         options: wire.frontend_attrs,
+        inputs,
         exporters,
         source_policy: policy(wire.source_policy.as_ref())?,
         cache_imports,
         cache_exports,
         entitlements: wire.entitlements,
+        trace,
         internal: wire.internal,
     })
+}
+
+/// The built-in frontend asked for by way of the gateway is itself: BuildKit's rule, unless a context stands in its place.
+fn direct(wire: &mut control::SolveRequest) {
+    let named =
+        |key: &String| key == "context:dockerfile.v0" || key.starts_with("context:dockerfile.v0::");
+    let attrs = &wire.frontend_attrs;
+    let builtin = attrs.get("source").is_some_and(|source| source == BUILTIN);
+    if wire.frontend == "gateway.v0" && builtin && !attrs.keys().any(named) {
+        wire.frontend_attrs.remove("source");
+        BUILTIN.clone_into(&mut wire.frontend);
+    }
 }
 
 /// Graphs by name.
@@ -216,6 +239,24 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(exporters(&alone).len(), 1);
+    }
+
+    #[test]
+    fn the_built_in_frontend_is_reached_directly() {
+        let attrs = [("source".to_owned(), BUILTIN.to_owned())];
+        let mut wire = control::SolveRequest {
+            frontend: "gateway.v0".into(),
+            frontend_attrs: attrs.into(),
+            ..Default::default()
+        };
+        let mut replaced = wire.clone();
+        direct(&mut wire);
+        assert_eq!(wire.frontend, BUILTIN);
+        assert!(wire.frontend_attrs.is_empty());
+        let context = "context:dockerfile.v0".to_owned();
+        replaced.frontend_attrs.insert(context, "x".to_owned());
+        direct(&mut replaced);
+        assert_eq!(replaced.frontend, "gateway.v0");
     }
 
     #[test]

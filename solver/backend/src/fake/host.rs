@@ -1,7 +1,7 @@
 //! A containerd of namespaces in memory. Blobs are shared among namespaces as containerd shares them: each has its own
 //! records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -36,6 +36,7 @@ pub(super) struct Records {
     pub(super) blobs: BTreeMap<Digest, BTreeMap<String, String>>,
     pub(super) images: BTreeMap<String, Image>,
     pub(super) leases: BTreeMap<String, Vec<Resource>>,
+    pub(super) kept: BTreeSet<String>,
     pub(super) snapshots: BTreeMap<(String, String), Snapshot>,
 }
 

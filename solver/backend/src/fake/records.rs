@@ -195,6 +195,33 @@ impl Leases for Scope {
         })
     }
 
+    async fn keep(&self, name: &str) -> Result<Lease, BackendError> {
+        self.with(|_, records| {
+            records.leases.entry(name.to_owned()).or_default();
+            records.kept.insert(name.to_owned());
+        });
+        Ok(Lease::borrowed(name))
+    }
+
+    async fn forget(&self, name: &str) -> Result<(), BackendError> {
+        self.with(|_, records| {
+            records.kept.remove(name);
+            let held = records.leases.remove(name).unwrap_or_default();
+            for resource in held {
+                let others = records.leases.values().flatten();
+                let unheld = others.into_iter().all(|other| *other != resource);
+                if let (Resource::Blob(digest), true) = (resource, unheld) {
+                    records.blobs.remove(&digest);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn kept(&self) -> Result<Vec<String>, BackendError> {
+        Ok(self.with(|_, records| records.kept.iter().cloned().collect()))
+    }
+
     async fn clean_up(&self) -> Result<(), BackendError> {
         // Nothing outlives this process.
         Ok(())

@@ -14,6 +14,7 @@ pub async fn all(ns: &Namespace) {
     an_image_is_found_by_its_name_and_replaced(ns).await;
     a_lease_may_be_ended_twice_and_hold_what_is_there(ns).await;
     cleaning_up_spares_what_is_in_use(ns).await;
+    what_a_kept_lease_held_goes_with_it(ns).await;
 }
 
 async fn an_image_is_found_by_its_name_and_replaced(ns: &Namespace) {
@@ -56,4 +57,25 @@ async fn cleaning_up_spares_what_is_in_use(ns: &Namespace) {
     let held = [Resource::Snapshot("overlayfs".into(), "no-such".into())];
     // A lease may name what is not there (yet); one that is gone cannot.
     ns.leases.hold(&lease, &held).await.unwrap();
+}
+
+async fn what_a_kept_lease_held_goes_with_it(ns: &Namespace) {
+    let name = "suite-kept";
+    let lease = ns.leases.keep(name).await.unwrap();
+    let again = ns.leases.keep(name).await.unwrap();
+    assert_eq!((lease.id(), again.id()), (name, name));
+    let slot = ns.blobs.write(&lease, "suite-kept", None, BTreeMap::new());
+    let BlobSlot::Write(mut writer) = slot.await.unwrap() else {
+        panic!("a blob without a digest cannot be there");
+    };
+    let descriptor = Descriptor::of("x", b"kept by name");
+    writer.append("kept by name".into()).await.unwrap();
+    writer.commit(descriptor.digest, 12).await.unwrap();
+    ns.leases.clean_up().await.unwrap();
+    assert_eq!(ns.leases.kept().await.unwrap(), [name]);
+    assert!(ns.blobs.info(&descriptor.digest).await.unwrap().is_some());
+    ns.leases.forget(name).await.unwrap();
+    ns.leases.forget(name).await.unwrap();
+    assert_eq!(ns.leases.kept().await.unwrap(), [""; 0]);
+    assert_eq!(ns.blobs.info(&descriptor.digest).await.unwrap(), None);
 }

@@ -4,6 +4,7 @@
 mod files;
 mod forward;
 mod resolver;
+pub mod sbom;
 mod subrequest;
 
 use std::collections::BTreeMap;
@@ -11,12 +12,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use shipway_attest::sbom::Scanner;
 use shipway_dockerfile::{BuildOptions, Error, ErrorKind, Lowered, Outcome, Request, lower};
 use shipway_model::definition::SourceInfo;
 use shipway_model::{CacheEntry, Failure, FailureDetail, Platform};
 
 use crate::result::{BASE_CONFIG_KEY, CONFIG_KEY, PLATFORMS_KEY, PlatformEntry, Platforms, Refs};
-use crate::{Bridge, Frontend, FrontendRequest, FrontendResult, SolveOptions};
+use crate::{Attestation, Bridge, Frontend, FrontendRequest, FrontendResult, SolveOptions};
 use files::Files;
 use forward::Forward;
 use resolver::BridgeResolver;
@@ -66,7 +68,9 @@ impl Frontend for Dockerfile {
         files.warn(&*bridge, &warnings);
         let info = Arc::new(files.dockerfile);
         let lowered = result.map_err(|e| failure(&e, Some(&info)))?;
-        solve_all(&*bridge, &options, imports, lowered).await
+        let platform = &options.build_platform;
+        let scanner = sbom::scanner(&*bridge, &request.options, platform).await?;
+        solve_all(&*bridge, &options, imports, scanner.as_ref(), lowered).await
     }
 }
 
@@ -91,11 +95,13 @@ async fn solve_all(
     bridge: &dyn Bridge,
     options: &BuildOptions,
     imports: Vec<CacheEntry>,
+    scanner: Option<&Scanner>,
     lowered: Vec<Lowered>,
 ) -> Result<FrontendResult, Failure> {
     let mut metadata = BTreeMap::new();
     let mut platforms = Platforms::default();
     let mut refs = Vec::new();
+    let mut attestations: BTreeMap<String, Vec<Attestation>> = BTreeMap::new();
     let multi = options.multi_platform || lowered.len() > 1;
     for each in lowered {
         let platform = each
@@ -110,6 +116,10 @@ async fn solve_all(
                 name.to_owned()
             }
         };
+        if let Some(scanner) = scanner {
+            let found = sbom::scan(bridge, scanner, &id, &each).await?;
+            attestations.entry(id.clone()).or_default().push(found);
+        }
         metadata.insert(key(CONFIG_KEY), Bytes::from(each.config));
         if let Some(base) = each.base_config {
             metadata.insert(key(BASE_CONFIG_KEY), Bytes::from(base));
@@ -132,5 +142,9 @@ async fn solve_all(
     } else {
         Refs::Single(refs.pop().and_then(|(_, solved)| solved))
     };
-    Ok(FrontendResult { refs, metadata })
+    Ok(FrontendResult {
+        refs,
+        metadata,
+        attestations,
+    })
 }

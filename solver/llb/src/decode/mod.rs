@@ -20,6 +20,9 @@ use std::collections::HashMap;
 /// Why a definition is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidDefinition {
+    /// Bytes that are no definition.
+    #[error("failed to read a definition")]
+    Bytes(#[source] prost::DecodeError),
     /// More ops than [`decode`] takes.
     #[error("definition has {0} ops, more than {max}", max = limits::OPS)]
     TooManyOps(usize),
@@ -145,6 +148,14 @@ pub enum InvalidOp {
     Identifier(String),
 }
 
+/// Reads an encoded definition.
+///
+/// # Errors
+/// The first reason to refuse it.
+pub fn decode_bytes(encoded: &[u8]) -> Result<Definition, InvalidDefinition> {
+    decode(&pb::Definition::decode(encoded).map_err(InvalidDefinition::Bytes)?)
+}
+
 /// Reads a definition. An empty one is scratch: no vertices, no target.
 ///
 /// # Errors
@@ -170,15 +181,6 @@ pub fn decode(wire: &pb::Definition) -> Result<Definition, InvalidDefinition> {
         target: Some(target),
         source_maps,
     })
-}
-
-/// Reads a definition from the bytes of its message.
-///
-/// # Errors
-/// The first reason to refuse it.
-pub fn decode_bytes(bytes: &[u8]) -> Result<Definition, InvalidDefinition> {
-    let malformed = |source| InvalidDefinition::Malformed { index: 0, source };
-    decode(&pb::Definition::decode(bytes).map_err(malformed)?)
 }
 
 /// An op that is parsed, with its inputs still by position in the message.

@@ -7,6 +7,7 @@ mod command;
 mod mirror;
 mod resolve;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use shipway_engine::{CacheMap, OpContext, Operation, VertexInfo};
 use shipway_layers::Snapshot;
 use shipway_llb::git::GitUrl;
 use shipway_model::failure::FailureKind;
+use shipway_model::op::Pin;
 use shipway_model::{Digest, Failure};
 use tokio::sync::OnceCell;
 
@@ -331,6 +333,12 @@ impl Operation<Snapshot> for GitSource {
         _inputs: Vec<Snapshot>,
     ) -> Result<Vec<Snapshot>, Failure> {
         Ok(vec![unless_cancelled(ctx, self.tree(ctx)).await?])
+    }
+
+    fn facts(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        let revision = self.revision.get()?;
+        let commit = revision.commit.as_ref().unwrap_or(&revision.checksum);
+        Some(Arc::new(Pin::Commit(commit.clone())))
     }
 }
 

@@ -4,6 +4,7 @@
 mod download;
 mod name;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use shipway_cache::key;
 use shipway_engine::{CacheMap, OpContext, Operation, VertexInfo};
 use shipway_layers::Snapshot;
 use shipway_model::failure::FailureKind;
+use shipway_model::op::Pin;
 use shipway_model::{Digest, Failure};
 use tokio::sync::OnceCell;
 
@@ -173,6 +175,12 @@ impl Operation<Snapshot> for HttpSource {
     ) -> Result<Vec<Snapshot>, Failure> {
         let fetched = self.fetched(ctx).await?;
         Ok(vec![Snapshot::new([fetched.layer.clone()])])
+    }
+
+    fn facts(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        let digest = self.file.checksum;
+        let digest = digest.or_else(|| self.fetched.get().map(|fetched| fetched.digest))?;
+        Some(Arc::new(Pin::Digest(digest)))
     }
 }
 
