@@ -196,11 +196,11 @@ fn stepfile_result(stand: &Stand) -> Result<(BTreeMap<String, String>, serde_jso
         archive.display()
     );
     succeed(buildctl.args(["--output", &output]))?;
-    read_result(&archive)
+    Ok(read_result(&archive))
 }
 
 /// Files of an image's last two layers with owner, mode and content, and its configuration without dates and digests.
-fn read_result(archive: &Path) -> Result<(BTreeMap<String, String>, serde_json::Value)> {
+fn read_result(archive: &Path) -> (BTreeMap<String, String>, serde_json::Value) {
     let blobs = blobs(archive);
     let json = |name: &str| -> serde_json::Value {
         serde_json::from_slice(&blobs[name]).expect("a layout's JSON is readable")
@@ -232,7 +232,7 @@ fn read_result(archive: &Path) -> Result<(BTreeMap<String, String>, serde_json::
         }
     }
     let config = json(&digest(&manifest["config"]));
-    Ok((tree, config["config"].clone()))
+    (tree, config["config"].clone())
 }
 
 fn blobs(archive: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -280,9 +280,8 @@ fn a_frontend_in_rust_shows_the_line_that_is_wrong() {
     });
 }
 
-/// Runs a command on a terminal; whenever it has shown the next of `exchange`, types what belongs to it. Returns all
-/// that was shown.
-pub(crate) fn on_terminal(command: &Command, exchange: &[(&str, &str)]) -> Result<String> {
+/// The command on a terminal of its own, its streams piped.
+fn scripted(command: &Command) -> Command {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let quoted = words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")));
     let line = quoted.collect::<Vec<_>>().join(" ");
@@ -298,7 +297,13 @@ pub(crate) fn on_terminal(command: &Command, exchange: &[(&str, &str)]) -> Resul
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = script
+    script
+}
+
+/// Runs a command on a terminal; whenever it has shown the next of `exchange`, types what belongs to it. Returns all
+/// that was shown.
+pub(crate) fn on_terminal(command: &Command, exchange: &[(&str, &str)]) -> Result<String> {
+    let mut child = scripted(command)
         .spawn()
         .expect("script is a command of the base system");
     let mut keyboard = child.stdin.take().expect("it is piped");

@@ -228,7 +228,7 @@ fn prepared(stand: &Stand, name: &str, dockerfile: &str) -> Result<PathBuf> {
 fn difference(stand: &Stand, theirs: &str, name: &str, dockerfile: &str) -> Result<String> {
     let context = prepared(stand, name, dockerfile)?;
     let at = |whose: &str, kind: &str| stand.dir.join(format!("{name}-{whose}.{kind}"));
-    let mut differs = String::new();
+    let mut differs = Vec::new();
     for (whose, address) in [("theirs", theirs), ("ours", &stand.builder.address())] {
         for kind in ["tar", "oci"] {
             build(stand, address, &context, kind, &at(whose, kind))?;
@@ -239,14 +239,14 @@ fn difference(stand: &Stand, theirs: &str, name: &str, dockerfile: &str) -> Resu
     for path in paths {
         let (want, got) = (want.get(path), got.get(path));
         if want != got {
-            differs += &format!("{name}: {path}\n  - {want:?}\n  + {got:?}\n");
+            differs.push(format!("{name}: {path}\n  - {want:?}\n  + {got:?}\n"));
         }
     }
     let (want, got) = (config(&at("theirs", "oci"))?, config(&at("ours", "oci"))?);
     if want != got {
-        differs += &format!("{name}: configuration\n  - {want}\n  + {got}\n");
+        differs.push(format!("{name}: configuration\n  - {want}\n  + {got}\n"));
     }
-    Ok(differs)
+    Ok(differs.concat())
 }
 
 #[test]

@@ -12,6 +12,10 @@ use crate::url::{GitContext, redacted};
 
 /// What a result was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "two facts that do not depend on each other"
+)]
 pub struct Capture {
     /// Images.
     pub images: Vec<ImageSource>,

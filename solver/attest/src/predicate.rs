@@ -182,6 +182,10 @@ fn parameters(
     Value::Object(json)
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of the predicate"
+)]
 struct Parts<'a> {
     options: &'a ProvenanceOptions,
     facts: &'a Facts,

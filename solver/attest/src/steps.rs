@@ -50,7 +50,7 @@ impl Steps {
             steps.add(definition, of.digest, &op, &of.inputs);
         }
         let encoded = shipway_llb::encode(definition).def;
-        let last = encoded.last().map(|bytes| Digest::of(bytes));
+        let last = encoded.last().map(Digest::of);
         if let Some(last) = last {
             steps.add(definition, last, &json!({"Op": {}}), &[target]);
             steps.last = Some(last);

@@ -44,7 +44,7 @@ impl GitContext {
             || remote.starts_with("ssh://")
             || remote.starts_with("git://")
             || (remote.starts_with("http://") || remote.starts_with("https://"))
-                && remote.ends_with(".git");
+                && remote.strip_suffix(".git").is_some();
         if !is_git {
             return None;
         }

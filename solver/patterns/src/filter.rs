@@ -51,7 +51,7 @@ impl Filters {
     pub fn matches(&self, value: impl Fn(&[&str]) -> Option<String>) -> bool {
         let holds = |selector: &Selector| {
             let path: Vec<&str> = selector.path.iter().map(String::as_str).collect();
-            selector.holds(value(&path))
+            selector.holds(value(&path).as_deref())
         };
         self.0.is_empty() || self.0.iter().any(|all| all.iter().all(holds))
     }
@@ -70,13 +70,13 @@ impl Filters {
 }
 
 impl Selector {
-    fn holds(&self, value: Option<String>) -> bool {
+    fn holds(&self, value: Option<&str>) -> bool {
         match &self.test {
             Test::Present => value.is_some(),
-            Test::Equal(wanted) => value.as_deref() == Some(wanted),
-            Test::NotEqual(unwanted) => value.as_deref().unwrap_or_default() != unwanted,
+            Test::Equal(wanted) => value == Some(wanted),
+            Test::NotEqual(unwanted) => value.unwrap_or_default() != unwanted,
             Test::Matches(expression) => {
-                let value = value.as_deref().unwrap_or_default();
+                let value = value.unwrap_or_default();
                 expression.as_ref().is_some_and(|e| e.is_match(value))
             }
         }
