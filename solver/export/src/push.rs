@@ -5,6 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use shipway_backend::RegistryAccess;
 use shipway_model::{Descriptor, Failure, ImageRef};
 
+use crate::attest::MadeAttestations;
 use crate::image::Made;
 use crate::{ExportEnv, Options};
 
@@ -29,7 +30,7 @@ pub(crate) async fn push(
     for each in &made.images {
         blobs.extend(each.layers.iter().chain([&each.config.0]));
     }
-    let small = made.attestations.iter().flat_map(|each| each.blobs());
+    let small = made.attestations.iter().flat_map(MadeAttestations::blobs);
     blobs.extend(small.map(|(descriptor, _)| descriptor));
     // Layers from an image of the same registry's are pushed from here as well: fetched lazily they are here by now.
     let mut each: Vec<BoxFuture<'_, Result<(), Failure>>> = Vec::new();
@@ -88,7 +89,7 @@ async fn push_blob(
         return Ok(());
     }
     let configs = made.images.iter().map(|each| &each.config);
-    let said = made.attestations.iter().flat_map(|each| each.blobs());
+    let said = made.attestations.iter().flat_map(MadeAttestations::blobs);
     let at_hand = configs
         .chain(said)
         .find(|(descriptor, _)| descriptor.digest == blob.digest);

@@ -188,7 +188,7 @@ fn repository(record: &Record) -> Option<String> {
     let is_git = context.starts_with("git@")
         || context.starts_with("ssh://")
         || context.starts_with("git://")
-        || remote.ends_with(".git");
+        || remote.strip_suffix(".git").is_some();
     is_git.then(|| remote.to_owned())
 }
 

@@ -2,7 +2,7 @@
 //! of Go's SpanStub, one JSON object per line, which BuildKit's clients read. Pure: times and ids come from the events.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -49,7 +49,10 @@ impl TraceParent {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes all that is written to it");
+        text
+    })
 }
 
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {

@@ -26,7 +26,7 @@ fn digest(of: &str) -> Digest {
 }
 
 fn time(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
+    Timestamp::from_second(second).expect("a time in range")
 }
 
 fn link(from: usize) -> ExportedLink {
@@ -207,7 +207,7 @@ fn options_are_checked_before_anything_runs() {
 }
 
 fn place(registry: &FakeRegistry) -> (Place, ImageRef) {
-    let image: ImageRef = "registry.example/cache:1".parse().unwrap();
+    let image: ImageRef = "registry.example/cache:1".parse().expect("a reference");
     let place = Place {
         registry: Arc::new(registry.clone()) as Arc<dyn Registry>,
         image: image.clone(),
