@@ -27,13 +27,11 @@ impl Build {
         let mut all: BTreeMap<String, Vec<Attestation>> = BTreeMap::new();
         for (key, said) in &result.attestations {
             for attestation in said {
-                let content = match &attestation.content {
-                    Some(of) => self.value(&of.id).await?,
-                    None => {
-                        let message = "attestation does not have available content";
-                        return Err(Failure::new(message));
-                    }
+                let Some(of) = &attestation.content else {
+                    let message = "attestation does not have available content";
+                    return Err(Failure::new(message));
                 };
+                let content = self.value(&of.id).await?;
                 let said = Attestation {
                     head: attestation.head.clone(),
                     content: AttestationContent::Files(content),

@@ -67,9 +67,9 @@ impl Build {
                 .then_some(platform)
                 .flatten();
             let images = of_platform(state.scope.images(), &listed, current.map(|p| &p.platform));
-            images
-                .into_iter()
-                .for_each(|image| captured.add_image(image));
+            for image in images {
+                captured.add_image(image);
+            }
             captured.finish();
             let facts = Facts {
                 capture: captured,

@@ -212,9 +212,9 @@ mod tests {
         assert_eq!(producers.of(&head), Some(request("a")));
         let other = producers.add(head, request("b"));
         assert_eq!(producers.of(&head), None);
-        [first, again]
-            .iter()
-            .for_each(|known| producers.remove(known));
+        for known in [first, again] {
+            producers.remove(&known);
+        }
         assert_eq!(producers.of(&head), Some(request("b")));
         producers.remove(&other);
         assert_eq!(producers.of(&head), None);
