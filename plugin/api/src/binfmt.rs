@@ -9,6 +9,10 @@ use shipway_model::Platform;
 const REGISTRATIONS: &str = "/proc/sys/fs/binfmt_misc";
 
 /// A machine architecture as an ELF header names it: width in bits, byte order, number, and what images call it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "two independent facts of an ELF header"
+)]
 struct Machine {
     wide: bool,
     big_endian: bool,

@@ -53,6 +53,7 @@ pub fn replay(mut bytes: Bytes) -> Vec<control::StatusResponse> {
 }
 
 /// A change of the history on the wire.
+#[must_use]
 pub fn event(event: Event) -> control::BuildHistoryEvent {
     use control::BuildHistoryEventType as Type;
     let kind = match event.kind {

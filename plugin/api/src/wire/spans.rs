@@ -2,12 +2,14 @@
 //! a trace looks at; links and states are left out.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shipway_proto::trace as wire;
 
 /// All spans of an export, by trace.
+#[must_use]
 pub fn by_trace(request: wire::ExportTraceServiceRequest) -> BTreeMap<String, Vec<Value>> {
     let mut traces: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for group in request.resource_spans {
@@ -77,7 +79,10 @@ fn context(trace: &[u8], span: &[u8]) -> Value {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes all that is written to it");
+        text
+    })
 }
 
 fn time(nanoseconds: u64) -> String {
