@@ -29,7 +29,7 @@ impl Repair for Repairer {
         let _alone = self.busy.lock().await;
         let (known, missing) = self.compare().await?;
         let store = self.store.clone();
-        let plan = blocking(move || Ok(store.plan_repair(&known, SETTLE)?)).await?;
+        let plan = blocking(move || store.plan_repair(&known, SETTLE)).await?;
         let mut lost = plan.lost.clone();
         lost.extend(missing);
         let mut repaired = Repaired {
@@ -107,7 +107,7 @@ impl Repairer {
 
     async fn remove(&self, plan: RepairPlan) -> Result<Vec<String>, Failure> {
         let store = self.store.clone();
-        blocking(move || Ok(store.apply_repair(&plan)?)).await
+        blocking(move || store.apply_repair(&plan)).await
     }
 }
 

@@ -133,15 +133,24 @@ struct Daemon {
     private: std::path::PathBuf,
 }
 
+/// The private directory, and containerd without what an earlier daemon left in it.
+async fn ready(
+    config: &Config,
+    instance: &str,
+) -> Result<(std::path::PathBuf, Arc<Containerd>), AnyError> {
+    let private = state::private_dir(&config.root, instance)
+        .map_err(|e| format!("making a private directory: {e}"))?;
+    let containerd = connect(config, &private, instance).await?;
+    clean_up(config, &containerd).await?;
+    let swept = instance.to_owned();
+    tokio::task::spawn_blocking(move || state::sweep_cgroups(&swept)).await?;
+    Ok((private, containerd))
+}
+
 impl Daemon {
     async fn assemble(config: &Config, store: LayerStore) -> Result<Self, AnyError> {
         let instance = state::instance(&config.root);
-        let private = state::private_dir(&config.root, &instance)
-            .map_err(|e| format!("making a private directory: {e}"))?;
-        let containerd = connect(config, &private, &instance).await?;
-        clean_up(config, &containerd).await?;
-        let swept = instance.clone();
-        tokio::task::spawn_blocking(move || state::sweep_cgroups(&swept)).await?;
+        let (private, containerd) = ready(config, &instance).await?;
         let network = network::open(config).await?;
         let registry = registry(config);
         let repairer = Arc::new(Repairer {
