@@ -36,6 +36,7 @@ mod tests {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mtime(1 << 40);
+        header.set_size(0);
         header.set_cksum();
         tar.append_data(&mut header, "dir", &b""[..]).unwrap();
         tar.into_inner().unwrap()
