@@ -383,16 +383,4 @@ mod tests {
         let stats = listed(dir.path(), &[], &["a", "c", "hard", "l"]);
         assert_eq!(paths(&stats), ["a.txt", "z"]);
     }
-
-    /// Prints how long a walk takes: `WALK_DIR=… cargo test --release -p shipway walk_time -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "measures; asserts nothing"]
-    fn walk_time() {
-        let root = std::env::var_os("WALK_DIR").unwrap();
-        for _ in 0..5 {
-            let start = std::time::Instant::now();
-            let stats = listed(Path::new(&root), &[], &["Dockerfile"]);
-            eprintln!("{} entries in {:?}", stats.len(), start.elapsed());
-        }
-    }
 }
