@@ -241,6 +241,8 @@ impl Build {
         };
         if let Ok(job) = self.job() {
             job.recorded().await;
+            // The client may build again as soon as it has its answer, while this build is being written down.
+            job.retire();
         }
         if self.cancelled.is_cancelled() {
             // Steps that are still ending must tell so before the progress ends.

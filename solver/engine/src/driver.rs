@@ -137,6 +137,7 @@ impl<V: Clone + Send + Sync + 'static> Driver<V> {
             }
             Command::Import { job, source } => self.happened(Event::Import(job, source)),
             Command::Cancel { job, cause } => self.cancel(job, cause),
+            Command::Retire { job } => self.happened(Event::Retire(job)),
             Command::Recorded { job, reply } => {
                 self.waiting.push((Awaits::Records(job), Some(reply)));
                 self.wake();

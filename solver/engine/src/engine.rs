@@ -130,6 +130,9 @@ pub(crate) enum Command<V> {
         job: JobKey,
         cause: Failure,
     },
+    Retire {
+        job: JobKey,
+    },
     Recorded {
         job: JobKey,
         reply: oneshot::Sender<()>,

@@ -118,6 +118,14 @@ impl<V: Clone + Send + Sync + 'static> Job<V> {
         });
     }
 
+    /// Says that the job has all it came for. Its vertices stay for its own questions, but builds that begin from now on have
+    /// their own: they ask the cache and the sources anew, and show what they find.
+    pub fn retire(&self) {
+        self.commands.send(Command::Retire {
+            job: self.shared.key,
+        });
+    }
+
     /// Waits until everything that this job's vertices have made so far is recorded, or could not be.
     pub async fn recorded(&self) {
         let (reply, done) = oneshot::channel();

@@ -63,6 +63,7 @@ pub(crate) enum Event<V> {
     Withdraw(WaiterId),
     Import(JobKey, Arc<dyn CacheSource<V>>),
     Cancel(JobKey, Failure),
+    Retire(JobKey),
     Discard(JobKey),
     Mapped(TaskId, Result<CacheMap<V>, Failure>),
     Keyed(TaskId, Result<Option<Digest>, Failure>),
@@ -154,6 +155,8 @@ struct JobState<V> {
     vertices: Vec<VertexId>,
     sources: Vec<Arc<dyn CacheSource<V>>>,
     cancelled: Option<Failure>,
+    /// Its vertices are shared with no job that comes from now on.
+    retired: bool,
 }
 
 struct Waiter {
@@ -249,6 +252,7 @@ impl<V: Clone> Machine<V> {
             Event::Withdraw(waiter) => self.withdraw(waiter),
             Event::Import(job, source) => self.import(job, source),
             Event::Cancel(job, cause) => self.cancel(job, &cause),
+            Event::Retire(job) => self.retire(job),
             Event::Discard(job) => self.discard(job),
             Event::Mapped(task, outcome) => self.mapped(task, outcome),
             Event::Keyed(task, outcome) => self.keyed(task, outcome),

@@ -20,6 +20,7 @@ impl<V: Clone> Machine<V> {
             vertices: Vec::new(),
             sources: Vec::new(),
             cancelled: None,
+            retired: false,
         };
         self.jobs.insert(shared.key, state);
     }
@@ -38,7 +39,7 @@ impl<V: Clone> Machine<V> {
                 .iter()
                 .map(|i| self.node(vertices[i.vertex], i.output));
             let inputs: Vec<_> = inputs.collect();
-            let vertex = self.vertex(op, inputs);
+            let vertex = self.vertex(op, inputs, &jobs);
             for &job in &jobs {
                 self.hold(job, vertex);
             }
@@ -87,13 +88,23 @@ impl<V: Clone> Machine<V> {
         }
     }
 
-    /// The vertex for an operation on these inputs. A normal one may stand in a forced one's place, never the reverse.
-    fn vertex(&mut self, op: &Arc<dyn Operation<V>>, inputs: Vec<NodeId>) -> VertexId {
+    /// The vertex for an operation on these inputs. A normal one may stand in a forced one's place, never the reverse; what
+    /// only retired jobs have is no other's.
+    fn vertex(
+        &mut self,
+        op: &Arc<dyn Operation<V>>,
+        inputs: Vec<NodeId>,
+        jobs: &[JobKey],
+    ) -> VertexId {
         let info = op.vertex();
+        let shared =
+            |job: &JobKey| jobs.contains(job) || self.jobs.get(job).is_some_and(|j| !j.retired);
         let equal = self.by_digest.get(&info.digest).into_iter().flatten();
         let equal = equal.filter(|&&v| {
             let vertex = &self.vertices[v];
-            (vertex.forced || !info.ignore_cache) && vertex.inputs == inputs
+            (vertex.forced || !info.ignore_cache)
+                && vertex.inputs == inputs
+                && vertex.jobs.iter().any(shared)
         });
         if let Some(&vertex) = equal.max_by_key(|&&v| self.vertices[v].forced) {
             return vertex;
@@ -193,6 +204,13 @@ impl<V: Clone> Machine<V> {
             for at in 0..self.vertices[vertex].nodes.len() {
                 self.look_again(self.vertices[vertex].nodes[at]);
             }
+        }
+    }
+
+    /// The job has what it came for: who comes later asks the cache, and sees what it has to see anew.
+    pub(super) fn retire(&mut self, job: JobKey) {
+        if let Some(state) = self.jobs.get_mut(&job) {
+            state.retired = true;
         }
     }
 

@@ -52,6 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..8usize, 0..12usize).prop_map(|(task, vertex)| Step::Nest { task, vertex }),
         1 => (0..8usize).prop_map(Step::Withdraw),
         1 => (0..JOBS).prop_map(Step::Cancel),
+        1 => (0..JOBS).prop_map(Step::Retire),
         1 => (0..JOBS).prop_map(Step::Discard),
         1 => (0..16usize, any::<bool>()).prop_map(|(result, told)| Step::Prune { result, told }),
     ]

@@ -47,6 +47,24 @@ async fn equal_vertices_of_two_jobs_share_one_run_and_its_logs() {
 }
 
 #[tokio::test]
+async fn what_a_retired_job_has_is_no_longer_shared() {
+    let world = World::new();
+    let step = Adder::new("step", 1, 0);
+    let forced = Adder::new("forced", 2, 1).forced();
+    let chain = graph(&[(&step, &[]), (&forced, &[0])]);
+    let (one, _) = world.job();
+    assert_eq!(one.build(chain.clone(), last(&chain)).await, Ok(3));
+    one.recorded().await;
+    one.retire();
+    let (two, kept) = world.job();
+    assert_eq!(two.build(chain.clone(), last(&chain)).await, Ok(3));
+    assert!(kept.last("step").cached && kept.logs() == ["forced runs"]);
+    assert_eq!((step.runs(), forced.runs()), (1, 2));
+    // It may still ask about its own.
+    assert!(!one.export(&chain, edge(0), false).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_cancelled_job_leaves_shared_vertices_running() {
     let world = World::new();
     let gate = gate();

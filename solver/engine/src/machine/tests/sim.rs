@@ -34,6 +34,7 @@ pub(super) enum Step {
     },
     Withdraw(usize),
     Cancel(usize),
+    Retire(usize),
     Discard(usize),
     Prune {
         result: usize,
@@ -172,6 +173,11 @@ impl Sim {
                 if let Some(job) = self.jobs[job % JOBS] {
                     self.calm = false;
                     self.tell(Event::Cancel(job, Failure::cancelled()));
+                }
+            }
+            Step::Retire(job) => {
+                if let Some(job) = self.jobs[job % JOBS] {
+                    self.tell(Event::Retire(job));
                 }
             }
             Step::Discard(job) => {
