@@ -354,10 +354,11 @@ impl Container {
 
     /// No more input will come.
     pub(crate) fn close_input(&self, key: &Key) -> Result<(), Refusal> {
-        let mut state = self.state();
+        let state = self.state();
         state.task.process(key)?;
-        if let Some(handle) = state.handles.get_mut(key) {
-            handle.input = None;
+        let handle = state.handles.get(key);
+        if let Some(input) = handle.and_then(|handle| handle.input.as_ref()) {
+            input.close();
         }
         Ok(())
     }

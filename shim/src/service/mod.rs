@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use containerd_shim::api::{CreateTaskRequest, DeleteResponse, Options};
@@ -48,6 +48,10 @@ use crate::task::Key;
 
 /// How long the shim's end waits for its last events.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// How often a shim without a task looks whether one may still come.
+const LOOK: Duration = Duration::from_millis(500);
+/// For how long one may still come.
+const UNUSED: Duration = Duration::from_secs(60);
 /// The file in a bundle that names the first process, for whoever cleans up.
 const PID_FILE: &str = "init.pid";
 
@@ -94,6 +98,8 @@ pub(crate) struct Service {
     reaper: Reaper,
     events: Arc<Mutex<Option<Events>>>,
     running: Arc<Mutex<Option<Arc<Running>>>>,
+    /// Held while the task is made: who wants to end it has to wait, or would leave it behind.
+    making: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[async_trait]
@@ -106,7 +112,7 @@ impl Shim for Service {
         } else {
             args.bundle.clone().into()
         };
-        Self {
+        let service = Self {
             subject: Subject {
                 id: args.id.clone(),
                 namespace: args.namespace.clone(),
@@ -116,7 +122,13 @@ impl Shim for Service {
             reaper: Reaper::default(),
             events: Arc::default(),
             running: Arc::default(),
+            making: Arc::default(),
+        };
+        if args.action.is_empty() {
+            let (service, socket) = (service.clone(), args.socket.clone());
+            std::thread::spawn(move || service.end_if_abandoned(&socket));
         }
+        service
     }
 
     async fn start_shim(&mut self, opts: StartOpts) -> Result<String, Error> {
@@ -159,7 +171,35 @@ impl Shim for Service {
 }
 
 impl Service {
+    /// Ends the shim when containerd gave up between starting it and starting its task, because its client had gone: it
+    /// then removes the bundle and keeps no record of the shim, so nobody else would ever end it. A thread of its own:
+    /// such a shim may wait for a reader of its log, long before it serves.
+    fn end_if_abandoned(&self, socket: &str) {
+        let began = Instant::now();
+        loop {
+            std::thread::sleep(LOOK);
+            let making = self.making.blocking_lock();
+            let running = self.running().ok();
+            if running.as_ref().is_some_and(|running| running.is_live()) {
+                return;
+            }
+            let unused = running.is_none() && began.elapsed() > UNUSED;
+            if !self.bundle.exists() || unused {
+                if let Some(Err(error)) = running.map(|running| running.abandon()) {
+                    error!("ending an abandoned task: {error}");
+                }
+                // Whoever ends a shim in the usual way finds this address in the bundle.
+                if let Some(path) = socket.strip_prefix("unix://") {
+                    drop(std::fs::remove_file(path));
+                }
+                std::process::exit(1);
+            }
+            drop(making);
+        }
+    }
+
     async fn create_task(&self, request: CreateTaskRequest) -> TtrpcResult<u32> {
+        let _making = self.making.lock().await;
         if self.running().is_ok() {
             let message = format!("task {} already exists", request.id);
             return Err(status(Code::ALREADY_EXISTS, &message));
@@ -284,6 +324,17 @@ impl Running {
         }
     }
 
+    /// Ends a task that was never started, without its bundle.
+    fn abandon(&self) -> io::Result<()> {
+        let pid = self.container.init_pid();
+        let group = self.group()?;
+        // What still sets itself up would make its control group anew.
+        if send_signal(pid.cast_signed(), libc::SIGKILL).is_ok() {
+            wait_for_death(pid);
+        }
+        group.destroy()
+    }
+
     /// Publishes the kernel's OOM kills of an ordinary container. (The launcher tells those of steps.)
     fn watch_memory(&self) {
         let container = Arc::clone(&self.container);
@@ -344,8 +395,10 @@ fn clean_up_after_shim(bundle: &Path, id: &str) -> io::Result<u32> {
         return Ok(pid.unwrap_or(0));
     };
     if is_build(&spec) {
-        if let Some(pid) = pid.filter(|pid| is_launcher(*pid, bundle)) {
-            drop(send_signal(pid.cast_signed(), libc::SIGKILL));
+        if let Some(pid) = pid.filter(|pid| is_launcher(*pid, bundle))
+            && send_signal(pid.cast_signed(), libc::SIGKILL).is_ok()
+        {
+            wait_for_death(pid);
         }
         let group = Group::at(&Hierarchies::find()?, &build_cgroup(&spec, bundle));
         group.destroy()?;
@@ -364,6 +417,19 @@ fn clean_up_after_shim(bundle: &Path, id: &str) -> io::Result<u32> {
     }
     helper::unmount_all(bundle);
     Ok(pid.unwrap_or(0))
+}
+
+/// Waits, for a second at most, until a killed process is gone or a zombie.
+fn wait_for_death(pid: u32) {
+    for _ in 0..100 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        match stat.rsplit_once(')') {
+            Some((_, rest)) if !rest.trim_start().starts_with(['Z', 'X']) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            _ => return,
+        }
+    }
 }
 
 /// Whether a pid is still that of the bundle's launcher, and not of somebody who got its number.

@@ -93,8 +93,10 @@ impl TaskService for Service {
         _ctx: &TtrpcContext,
         request: DeleteRequest,
     ) -> TtrpcResult<DeleteResponse> {
+        drop(self.making.lock().await);
         let running = self.running()?;
         let key = Key::from_wire(&request.exec_id);
+        running.end_unstarted(&key).await?;
         let (process, exit) = running.container.delete(&key)?;
         if key == Key::Init {
             let cleaned = running.clean_up().await;
@@ -275,6 +277,7 @@ impl TaskService for Service {
     }
 
     async fn shutdown(&self, _ctx: &TtrpcContext, request: ShutdownRequest) -> TtrpcResult<Empty> {
+        drop(self.making.lock().await);
         if request.now || self.running().is_err() {
             self.exit.signal();
         }
@@ -283,6 +286,28 @@ impl TaskService for Service {
 }
 
 impl Running {
+    /// A first process that was created and never started ends by being deleted: containerd does that when whoever asked
+    /// for the task has gone meanwhile, and then forgets the shim.
+    async fn end_unstarted(&self, key: &Key) -> TtrpcResult<()> {
+        let (process, _, _) = self.container.process(key)?;
+        if *key == Key::Init && process.phase == Phase::Created {
+            let killed = self.kill(key, libc::SIGKILL.unsigned_abs(), true);
+            if let Err(error) = killed
+                && !is_not_found(&error)
+            {
+                return Err(error);
+            }
+            self.container.wait(key).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the first process was started and has not ended.
+    pub(super) fn is_live(&self) -> bool {
+        let init = self.container.process(&Key::Init);
+        init.is_ok_and(|(process, _, _)| matches!(process.phase, Phase::Starting | Phase::Running))
+    }
+
     async fn start(self: &Arc<Self>, key: &Key) -> TtrpcResult<u32> {
         let container = &self.container;
         let launch = container.begin_start(key)?;
@@ -408,6 +433,10 @@ pub(super) fn invalid(message: &str) -> ttrpc::Error {
 
 pub(super) fn status(code: Code, message: &str) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(code, message))
+}
+
+fn is_not_found(error: &ttrpc::Error) -> bool {
+    matches!(error, ttrpc::Error::RpcStatus(status) if status.code() == Code::NOT_FOUND)
 }
 
 impl From<Refusal> for ttrpc::Error {

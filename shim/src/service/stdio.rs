@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::logger;
@@ -177,13 +178,16 @@ async fn feed(mut input: pipe::Receiver, master: Arc<AsyncFd<Arc<OwnedFd>>>) -> 
     }
 }
 
-/// Input on its way from a client to a process. Dropping it closes the process's input.
+/// Input on its way from a client to a process. Dropping it closes the process's input at once.
 #[derive(Debug)]
-pub(crate) struct Input(JoinHandle<()>);
+pub(crate) struct Input {
+    copying: JoinHandle<()>,
+    closing: Arc<Notify>,
+}
 
 impl Drop for Input {
     fn drop(&mut self) {
-        self.0.abort();
+        self.copying.abort();
     }
 }
 
@@ -195,13 +199,22 @@ impl Input {
         let (for_process, ours) = pipe_with(PipeFlags::CLOEXEC)?;
         make_nonblocking(&ours)?;
         let mut sink = pipe::Sender::from_owned_fd(ours)?;
+        let closing = Arc::new(Notify::new());
+        let closed = Arc::clone(&closing);
         let copying = tokio::spawn(async move {
-            if source.readable().await.is_ok() {
-                // A process that has closed its input needs no more of it.
-                drop(tokio::io::copy(&mut source, &mut sink).await);
+            tokio::select! {
+                _readable = source.readable() => {}
+                () = closed.notified() => {}
             }
+            // A process that has closed its input needs no more of it.
+            drop(tokio::io::copy(&mut source, &mut sink).await);
         });
-        Ok((for_process, Self(copying)))
+        Ok((for_process, Self { copying, closing }))
+    }
+
+    /// No more will be sent: ends the process's input after what is on its way.
+    pub(crate) fn close(&self) {
+        self.closing.notify_one();
     }
 }
 
@@ -229,7 +242,44 @@ fn append_to(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+
+    /// The FIFO's writer, the process's end, and what copies between them.
+    fn input(dir: &Path) -> (File, File, Input) {
+        let path = dir.join("stdin");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (for_process, input) = Input::open(&path).unwrap();
+        let writer = File::options().write(true).open(&path).unwrap();
+        (writer, for_process.into(), input)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn closing_loses_nothing_that_was_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, mut process, input) = input(dir.path());
+        let sent = 60_000;
+        writer.write_all(&vec![b'x'; sent]).unwrap();
+        drop(writer);
+        input.close();
+        let read = move || {
+            let mut got = Vec::new();
+            process.read_to_end(&mut got).map(|_| got.len())
+        };
+        let got = tokio::task::spawn_blocking(read).await.unwrap().unwrap();
+        assert_eq!(got, sent);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn closing_ends_an_input_that_nobody_ever_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (writer, mut process, input) = input(dir.path());
+        drop(writer);
+        input.close();
+        let read = move || process.read(&mut [0; 1]);
+        assert_eq!(tokio::task::spawn_blocking(read).await.unwrap().unwrap(), 0);
+    }
 
     #[test]
     fn a_stream_is_a_fifo_a_file_or_a_program() {

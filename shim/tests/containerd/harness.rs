@@ -100,6 +100,22 @@ impl Containerd {
 
     /// Creates and starts a build; gives its launcher's pid.
     pub(crate) async fn create_build(&self, id: &str) -> u32 {
+        self.create_container(id).await;
+        let pid = self.create_task(id).await.unwrap();
+        let request = StartRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        self.client
+            .tasks()
+            .start(with_namespace!(request, NAMESPACE))
+            .await
+            .unwrap();
+        pid
+    }
+
+    /// Creates a build's container.
+    pub(crate) async fn create_container(&self, id: &str) {
         let own = self.root.file_name().unwrap().to_string_lossy();
         let cgroup = PathBuf::from(format!("/shipway-shim-test/{own}-{id}"));
         let spec = BuildContainer {
@@ -130,34 +146,24 @@ impl Containerd {
             .create(with_namespace!(request, NAMESPACE))
             .await
             .unwrap();
+    }
+
+    /// Creates the task of a build's container; gives its launcher's pid.
+    pub(crate) async fn create_task(&self, id: &str) -> Result<u32, Status> {
         let request = CreateTaskRequest {
             container_id: id.to_owned(),
             ..Default::default()
         };
-        let pid = self
+        let created = self
             .client
             .tasks()
             .create(with_namespace!(request, NAMESPACE))
-            .await
-            .unwrap()
-            .into_inner()
-            .pid;
-        let request = StartRequest {
-            container_id: id.to_owned(),
-            ..Default::default()
-        };
-        self.client
-            .tasks()
-            .start(with_namespace!(request, NAMESPACE))
-            .await
-            .unwrap();
-        pid
+            .await?;
+        Ok(created.into_inner().pid)
     }
 
-    /// Ends a build and removes it.
-    pub(crate) async fn remove_build(&self, id: &str) {
-        self.kill(id, "", libc::SIGKILL).await.ok();
-        self.wait(id, "").await.unwrap();
+    /// Deletes a build's task.
+    pub(crate) async fn delete_task(&self, id: &str) -> Result<(), Status> {
         let request = DeleteTaskRequest {
             container_id: id.to_owned(),
         };
@@ -165,7 +171,14 @@ impl Containerd {
             .tasks()
             .delete(with_namespace!(request, NAMESPACE))
             .await
-            .unwrap();
+            .map(drop)
+    }
+
+    /// Ends a build and removes it.
+    pub(crate) async fn remove_build(&self, id: &str) {
+        self.kill(id, "", libc::SIGKILL).await.ok();
+        self.wait(id, "").await.unwrap();
+        self.delete_task(id).await.unwrap();
         self.remove_container(id).await;
     }
 
@@ -325,9 +338,17 @@ impl Drop for Containerd {
     }
 }
 
-/// Ends the shims that a failed test leaves: those that name its root.
+/// Ends the shims that a failed test leaves.
 fn kill_shims(root: &Path) {
+    for pid in shims(root) {
+        kill(pid, libc::SIGKILL);
+    }
+}
+
+/// The shims of a containerd: those that name its root.
+pub(crate) fn shims(root: &Path) -> Vec<u32> {
     let root = root.display().to_string();
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
             continue;
@@ -335,9 +356,10 @@ fn kill_shims(root: &Path) {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         if line.contains("shipway-v1") && line.contains(&root) {
-            kill(pid, libc::SIGKILL);
+            found.push(pid);
         }
     }
+    found
 }
 
 /// Changes a step's process.

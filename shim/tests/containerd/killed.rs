@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use super::harness::{Containerd, eventually, kill, leftovers, lives, shim_of};
+use super::harness::{Containerd, eventually, kill, leftovers, lives, shim_of, shims};
 
 #[tokio::test]
 async fn a_step_survives_a_restart_of_containerd() {
@@ -98,4 +99,29 @@ async fn a_shim_killed_while_containerd_is_away_is_cleaned_up_later() {
     });
     assert!(!lives(launcher));
     containerd.remove_container("b1").await;
+}
+
+/// A daemon that is killed while containerd makes its build's task: containerd drops the task wherever it is.
+#[tokio::test]
+async fn a_client_that_goes_while_a_task_is_made_leaves_nothing() {
+    let containerd = Containerd::start().await;
+    for round in 0..40 {
+        let id = format!("b{round}");
+        containerd.create_container(&id).await;
+        let patience = Duration::from_millis(round);
+        // Dropping the call tells containerd that nobody waits for its answer.
+        let created = tokio::time::timeout(patience, containerd.create_task(&id)).await;
+        let deleted = containerd.delete_task(&id).await;
+        assert!(created.is_err() || deleted.is_ok(), "{deleted:?}");
+        containerd.remove_container(&id).await;
+    }
+    eventually("no task stays", || {
+        let listed = containerd.ctr_ok(&["tasks", "ls", "-q"]);
+        for task in listed.lines() {
+            containerd.ctr(&["tasks", "rm", "-f", task]);
+        }
+        listed.is_empty()
+    });
+    eventually("no shim stays", || shims(&containerd.root).is_empty());
+    eventually("nothing stays", || leftovers(&containerd.root).is_empty());
 }
