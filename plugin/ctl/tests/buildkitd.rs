@@ -1,6 +1,5 @@
 //! The command line against a real buildkitd, found in PATH (0.33 or newer, with runc). Needs root. Base images come from
-//! a static busybox, so that no network is needed. Never runs without feature `e2e`.
-#![cfg(feature = "e2e")]
+//! a static busybox, so that no network is needed.
 #![expect(
     clippy::unwrap_used,
     reason = "a fixture that can't be set up fails its test"

@@ -157,7 +157,9 @@ async fn run(
     let hub = SessionHub::new();
     let (solved, mut sessions) = mpsc::unbounded_channel();
     let mut server = JoinSet::new();
-    server.spawn(serve(hub.clone(), solved, socket.clone()));
+    // Bound before the client starts.
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    server.spawn(serve(hub.clone(), solved, listener));
     let output = Arc::new(Mutex::new(String::new()));
     let client = async {
         let mut child = buildctl(args, env, &socket, dir.path());
@@ -188,9 +190,8 @@ async fn run(
 async fn serve(
     hub: Arc<SessionHub>,
     solved: mpsc::UnboundedSender<Solved>,
-    socket: std::path::PathBuf,
+    listener: tokio::net::UnixListener,
 ) {
-    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     tonic::transport::Server::builder()
         .add_service(ControlServer::new(Daemon { hub, solved }))
