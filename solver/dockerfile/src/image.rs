@@ -5,6 +5,10 @@
     reason = "sets are written as maps to empty objects"
 )]
 
+mod env;
+
+pub use env::Environment;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use shipway_model::Platform;
 use shipway_model::image::History;
@@ -81,8 +85,11 @@ pub struct Config {
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub exposed_ports: BTreeMap<String, Nothing>,
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub env: Vec<String>,
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "Environment::is_empty"
+    )]
+    pub env: Environment,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -171,7 +178,7 @@ impl Image {
         };
         image.set_platform(platform.clone());
         if platform.os != "windows" {
-            image.config.env.push(format!("PATH={DEFAULT_PATH}"));
+            image.config.env.set("PATH", DEFAULT_PATH);
         }
         image
     }
@@ -214,27 +221,6 @@ impl Image {
         ids && self.history.iter().all(|entry| entry.empty_layer)
     }
 
-    /// The value of an environment variable.
-    pub(crate) fn env(&self, name: &str) -> Option<&str> {
-        let pairs = self.config.env.iter().rev();
-        let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
-    }
-
-    /// Sets an environment variable where it stands, or at the end.
-    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
-        let pair = format!("{name}={value}");
-        let is_it = |known: &&mut String| {
-            let rest = known.strip_prefix(name);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-        };
-        let known = self.config.env.iter_mut().find(is_it);
-        match known {
-            Some(known) => *known = pair,
-            None => self.config.env.push(pair),
-        }
-    }
-
     /// Adds a history entry; `epoch` in seconds since 1970 is its time, where given.
     pub(crate) fn commit(&mut self, text: String, layer: bool, epoch: Option<i64>) {
         self.history.push(History {
@@ -256,16 +242,21 @@ fn rfc3339(seconds: i64) -> Option<String> {
 /// `<`, `>` and `&` only occur inside of JSON strings.
 fn go_escaped(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
-    for ch in json.chars() {
-        match ch {
-            '<' => escaped.push_str("\\u003c"),
-            '>' => escaped.push_str("\\u003e"),
-            '&' => escaped.push_str("\\u0026"),
-            '\u{2028}' => escaped.push_str("\\u2028"),
-            '\u{2029}' => escaped.push_str("\\u2029"),
-            ch => escaped.push(ch),
-        }
+    let mut rest = json;
+    while let Some(at) = rest.find(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        let (plain, special) = rest.split_at(at);
+        escaped.push_str(plain);
+        let mut behind = special.chars();
+        escaped.push_str(match behind.next() {
+            Some('<') => "\\u003c",
+            Some('>') => "\\u003e",
+            Some('&') => "\\u0026",
+            Some('\u{2028}') => "\\u2028",
+            _ => "\\u2029",
+        });
+        rest = behind.as_str();
     }
+    escaped.push_str(rest);
     escaped
 }
 
@@ -277,9 +268,9 @@ mod tests {
     fn a_configuration_survives_with_its_known_keys() {
         let json = br#"{"architecture":"amd64","os":"linux","x":1,"config":{"Env":null,"Cmd":["sh"],"ExposedPorts":{"80/tcp":{}},"Healthcheck":{"Test":["NONE"]}},"rootfs":{"type":"layers","diff_ids":null},"history":null}"#;
         let mut image = Image::parse(json).unwrap();
-        image.set_env("A", "1");
-        image.set_env("B", "2");
-        image.set_env("A", "<3>");
+        image.config.env.set("A", "1");
+        image.config.env.set("B", "2");
+        image.config.env.set("A", "<3>");
         image.commit("ENV A".into(), false, Some(1));
         let want = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":null},"history":[{"created":"1970-01-01T00:00:01Z","created_by":"ENV A","comment":"buildkit.dockerfile.v0","empty_layer":true}],"config":{"ExposedPorts":{"80/tcp":{}},"Env":["A=\u003c3\u003e","B=2"],"Cmd":["sh"],"Healthcheck":{"Test":["NONE"]}}}"#;
         assert_eq!(String::from_utf8(image.to_json()).unwrap(), want);

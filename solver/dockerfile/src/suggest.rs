@@ -1,5 +1,7 @@
 //! "Did you mean …?": the nearest of the words that would have been right. Case may be ignored, and is then imitated.
 
+use std::borrow::Cow;
+
 /// Words at this edit distance or further are no suggestion.
 const LIMIT: usize = 3;
 /// Longer words are never compared: the work is quadratic.
@@ -18,14 +20,16 @@ pub(crate) fn nearest<'a>(
     options: impl IntoIterator<Item = &'a str>,
     case: Case,
 ) -> Option<String> {
-    let fold = |text: &str| match case {
-        Case::Exact => text.to_owned(),
-        Case::Ignore => text.to_lowercase(),
-    };
-    let wanted = fold(word);
-    let mut best: Option<(usize, String)> = None;
+    fn fold(text: &str, case: Case) -> Cow<'_, str> {
+        match case {
+            Case::Exact => text.into(),
+            Case::Ignore => text.to_lowercase().into(),
+        }
+    }
+    let wanted = fold(word, case);
+    let mut best: Option<(usize, Cow<'_, str>)> = None;
     for option in options {
-        let option = fold(option);
+        let option = fold(option, case);
         if option == wanted {
             return None;
         }
@@ -39,24 +43,37 @@ pub(crate) fn nearest<'a>(
     let best = best.filter(|(_, option)| !option.is_empty());
     best.map(|(_, option)| match case {
         Case::Ignore if word == word.to_uppercase() => option.to_uppercase(),
-        _ => option,
+        _ => option.into_owned(),
     })
 }
 
 /// Levenshtein's distance where it is below the limit.
 fn distance(a: &str, b: &str) -> Option<usize> {
+    if a.is_ascii() && b.is_ascii() {
+        return between(a.as_bytes(), b.as_bytes());
+    }
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    between(&a, &b)
+}
+
+fn between<T: PartialEq>(a: &[T], b: &[T]) -> Option<usize> {
     if a.len().max(b.len()) > LONGEST || a.len().abs_diff(b.len()) >= LIMIT {
         return None;
     }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
+    let mut row: [usize; LONGEST + 1] = std::array::from_fn(|at| at);
     for (i, x) in a.iter().enumerate() {
         let mut diagonal = row[0];
         row[0] = i + 1;
+        let mut least = row[0];
         for (j, y) in b.iter().enumerate() {
             let replaced = diagonal + usize::from(x != y);
             diagonal = row[j + 1];
             row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+            least = least.min(row[j + 1]);
+        }
+        // No row's least is below that of the row before.
+        if least >= LIMIT {
+            return None;
         }
     }
     Some(row[b.len()]).filter(|&distance| distance < LIMIT)

@@ -11,12 +11,6 @@ use shipway_model::Platform;
 use shipway_model::op::ProxyEnv;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Sets a variable; one that is set again moves to the end.
-pub(super) fn set(vars: &mut Vars, name: &str, value: &str) {
-    vars.shift_remove(name);
-    vars.insert(name.to_owned(), value.to_owned());
-}
-
 /// The arguments that exist without being declared by a build argument: what the build runs on and for.
 pub(super) fn predefined(
     build: &Platform,
@@ -114,7 +108,7 @@ impl Lowering<'_> {
                 }
             };
             if let Some(value) = &value {
-                set(&mut vars, key, value);
+                vars.set(key, value);
             }
             let info = ArgInfo {
                 name: key.clone(),

@@ -48,7 +48,6 @@ impl Lowering<'_> {
             self.resolve_new(&reachable, scope).await?;
             let mut more = false;
             for &stage in &reachable {
-                self.inherit(stage);
                 more |= self.take_triggers(stage)?;
             }
             if !more {
@@ -269,26 +268,38 @@ impl Lowering<'_> {
         self.stages[stage].platform = Some(platform);
     }
 
-    /// A stage that continues another one starts with what that has become.
-    pub(super) fn inherit(&mut self, stage: usize) {
+    /// A stage that continues another one starts with what that has become. The `last` one to do so takes it away, all but
+    /// the files: a copy for each stage of a long chain would be quadratic.
+    pub(super) fn inherit(&mut self, stage: usize, last: bool) {
         let Some(base) = self.stages[stage].base else {
             return;
         };
-        let base = &self.stages[base];
-        let inherited = (
-            base.state.clone(),
-            base.platform.clone(),
-            base.image.clone(),
-        );
-        let (base_image, used) = (base.base_image.clone(), base.used);
-        let (workdir_set, args) = (base.workdir_set, base.build_args.clone());
+        let base = &mut self.stages[base];
+        let platform = base.platform.clone();
+        let (used, workdir_set, env_settled) = (base.used, base.workdir_set, base.env_settled);
+        let inherited = if last {
+            let files = State::scratch().with_output(base.state.output());
+            (
+                std::mem::replace(&mut base.state, files),
+                std::mem::take(&mut base.image),
+                std::mem::take(&mut base.base_image),
+                std::mem::take(&mut base.build_args),
+            )
+        } else {
+            (
+                base.state.clone(),
+                base.image.clone(),
+                base.base_image.clone(),
+                base.build_args.clone(),
+            )
+        };
         let state = &mut self.stages[stage];
-        (state.state, state.platform, state.image) = inherited;
+        (state.state, state.image, state.base_image, state.build_args) = inherited;
         state.image.config.on_build.clear();
-        state.base_image = base_image;
+        state.platform = platform;
         state.used = used;
         state.workdir_set = workdir_set;
-        state.build_args = args;
+        state.env_settled = env_settled;
     }
 
     /// Puts the triggers of a stage's base in front of its instructions; true if they refer to something new.
@@ -335,19 +346,18 @@ impl Lowering<'_> {
             platform,
             image,
             state,
+            env_settled,
             ..
         } = &mut self.stages[stage];
         let platform = platform.get_or_insert_with(|| self.platform.clone());
-        if image.env("PATH").is_none() && platform.os != "windows" {
-            image
-                .config
-                .env
-                .push(format!("PATH={}", crate::image::DEFAULT_PATH));
+        let env = &mut image.config.env;
+        if !env.has("PATH") && platform.os != "windows" {
+            env.set("PATH", crate::image::DEFAULT_PATH);
+            *env_settled = false;
         }
-        let mut started: State = state.clone();
-        for pair in &image.config.env {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            started = started.env(name, value);
+        let mut started: State = std::mem::take(state);
+        if !std::mem::replace(env_settled, true) {
+            started = started.envs(env.iter());
         }
         if !self.options.hostname.is_empty() {
             started = started.hostname(&self.options.hostname);

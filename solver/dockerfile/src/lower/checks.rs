@@ -13,11 +13,25 @@ use crate::syntax::{Dockerfile, Instruction};
 use shipway_llb::build::{Vars, clean};
 use shipway_model::{ImageRef, Platform};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 fn did_you_mean(text: String, sign: &str, meant: Option<String>) -> String {
     match meant {
         Some(meant) => format!("{text} (did you mean {sign}{meant}?)"),
         None => text,
+    }
+}
+
+/// Findings of one file that come with a suggestion: each costs a look at every name there is.
+const SUGGESTIONS: u32 = 100;
+
+impl Lowering<'_> {
+    /// What an unknown name may have been meant to be.
+    fn meant<'n>(&self, name: &str, known: impl Iterator<Item = &'n str>) -> Option<String> {
+        let before = self.suggestions.fetch_add(1, Ordering::Relaxed);
+        (before < SUGGESTIONS)
+            .then(|| nearest(name, known, Case::Exact))
+            .flatten()
     }
 }
 
@@ -97,17 +111,16 @@ pub(super) fn from_args(
     lines: Lines,
     lint: &Linter,
 ) {
-    let declared = lowering
-        .outline
-        .args
-        .keys()
-        .chain(lowering.global_args.keys());
-    let declared: BTreeSet<&str> = declared.map(String::as_str).collect();
+    if unmatched.is_empty() {
+        return;
+    }
+    let declared = lowering.outline.args.keys().map(String::as_str);
+    let declared: BTreeSet<&str> = declared.chain(lowering.global_args.names()).collect();
     for name in unmatched
         .iter()
         .filter(|name| !declared.contains(name.as_str()))
     {
-        let meant = nearest(name, declared.iter().copied(), Case::Exact);
+        let meant = lowering.meant(name, declared.iter().copied());
         let text = format!("FROM argument '{name}' is not declared");
         lint.warn(
             &Rule::UndefinedArgInFrom,
@@ -178,12 +191,12 @@ pub(super) fn undefined_variables(
 ) {
     let declared = &lowering.stages[step.stage].build_args;
     for name in unmatched {
-        let known = declared.iter().any(|arg| arg.key == *name);
+        let known = declared.contains_key(name);
         if known || meta::is_scan_option(name) {
             continue;
         }
-        let vars = lowering.vars(step.stage).keys().map(String::as_str);
-        let meant = nearest(name, vars, Case::Exact);
+        let vars = lowering.vars(step.stage).names();
+        let meant = lowering.meant(name, vars);
         let text = format!("Usage of undefined variable '${name}'");
         let text = did_you_mean(text, "$", meant);
         step.lint

@@ -505,12 +505,7 @@ fn with_platform(options: VertexOptions, platform: Option<&Platform>) -> VertexO
 }
 
 fn with_image(mut state: State, image: &Image) -> State {
-    for pair in &image.config.env {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if !name.is_empty() {
-            state = state.env(name, value);
-        }
-    }
+    state = state.envs(image.config.env.iter().filter(|(name, _)| !name.is_empty()));
     state = state.dir(&image.config.working_dir);
     if image.architecture.is_empty() || image.os.is_empty() {
         return state;

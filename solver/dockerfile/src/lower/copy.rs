@@ -325,10 +325,12 @@ fn history(transfer: &Transfer) -> String {
         }
     }
     for path in &transfer.files.paths {
-        text = format!("{text} {path}");
+        text.push(' ');
+        text.push_str(path);
     }
     for heredoc in &transfer.files.contents {
-        text = format!("{text} <<{}", heredoc.name);
+        text.push_str(" <<");
+        text.push_str(&heredoc.name);
     }
     format!("{text} {} # buildkit", transfer.files.dest)
 }

@@ -25,11 +25,21 @@ impl Lowering<'_> {
         target: usize,
         scope: Scope,
     ) -> Result<(), Error> {
-        for stage in 0..self.stages.len() {
-            let done = self.stages[stage].progress == Progress::Dispatched;
-            if scope == Scope::Target && (done || !reachable.contains(&stage)) {
-                continue;
-            }
+        let wanted = |stage: &usize| {
+            let done = self.stages[*stage].progress == Progress::Dispatched;
+            scope == Scope::All || (!done && reachable.contains(stage))
+        };
+        let order: Vec<usize> = (0..self.stages.len()).filter(wanted).collect();
+        let mut heirs = vec![0_usize; self.stages.len()];
+        for base in order.iter().filter_map(|&stage| self.stages[stage].base) {
+            heirs[base] += 1;
+        }
+        for stage in order {
+            let last = self.stages[stage].base.is_some_and(|base| {
+                heirs[base] -= 1;
+                heirs[base] == 0 && base != target
+            });
+            self.inherit(stage, last);
             self.dispatch_stage(stage)?;
         }
         // All of the target's files are the result.
@@ -39,7 +49,6 @@ impl Lowering<'_> {
     }
 
     fn dispatch_stage(&mut self, stage: usize) -> Result<(), Error> {
-        self.inherit(stage);
         self.stages[stage].progress = Progress::Dispatched;
         let lines = self.stages[stage].lines;
         self.start_stage(stage);

@@ -3,7 +3,7 @@
 
 use super::context::{self, RemoteContext};
 use super::remote::{checked, file_name};
-use super::{Lowering, args, git, remote_context};
+use super::{Lowering, git, remote_context};
 use crate::error::{Error, ErrorKind, InstructionError};
 use crate::syntax::{Add, ArgDef, Dockerfile, InstructionKind, Stage};
 use shipway_llb::VertexOptions;
@@ -31,11 +31,11 @@ impl Lowering<'_> {
                 None => self.build_args.remove(NAME),
             };
         }
-        if self.global_args.contains_key(NAME) {
+        if self.global_args.contains(NAME) {
             match &number {
-                Some(number) => args::set(&mut self.global_args, NAME, number),
+                Some(number) => self.global_args.set(NAME, number),
                 None => {
-                    self.global_args.shift_remove(NAME);
+                    self.global_args.remove(NAME);
                 }
             }
         }
@@ -84,7 +84,7 @@ impl Lowering<'_> {
     fn source_of(&mut self, stage: &Stage) -> Result<State, Error> {
         let one = || context::failed(format!("{NAME} stage must contain exactly one remote ADD"));
         let mut vars = self.global_args.clone();
-        vars.shift_remove(NAME);
+        vars.remove(NAME);
         if self.shell.expand(&stage.base, &vars)?.text != super::stages::SCRATCH {
             return Err(context::failed(format!(
                 "{NAME} stage must use FROM scratch"
@@ -116,7 +116,7 @@ impl Lowering<'_> {
                 (None, Some(default)) => self.shell.expand(default, vars)?.text,
                 (None, None) => continue,
             };
-            args::set(vars, &arg.key, &value);
+            vars.set(&arg.key, &value);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use super::dispatch::Step;
 use super::outline::ArgInfo;
+use super::stages::Declared;
 use super::{Lowering, checks, names, paths};
 use crate::error::{Error, InstructionError, SyntaxError};
 use crate::image::{Healthcheck, Image, Nothing};
@@ -55,10 +56,11 @@ impl Lowering<'_> {
         for pair in pairs {
             legacy_format(step, pair);
             checks::secret_name(step, "ENV", &pair.key);
-            text = format!("{text} {}={}", pair.key, pair.value);
+            add_pair(&mut text, pair);
             let stage = &mut self.stages[step.stage];
+            stage.env_settled &= !stage.state.vars().contains(&pair.key);
             stage.state = std::mem::take(&mut stage.state).env(&pair.key, &pair.value);
-            stage.image.set_env(&pair.key, &pair.value);
+            stage.image.config.env.set(&pair.key, &pair.value);
         }
         self.commit(step.stage, text);
     }
@@ -67,7 +69,7 @@ impl Lowering<'_> {
         let mut text = String::from("LABEL");
         for pair in pairs {
             legacy_format(step, pair);
-            text = format!("{text} {}={}", pair.key, pair.value);
+            add_pair(&mut text, pair);
             let labels = &mut self.stages[step.stage].image.config.labels;
             labels.insert(pair.key.clone(), pair.value.clone());
         }
@@ -102,6 +104,7 @@ impl Lowering<'_> {
         if let Some(value) = &value
             && !is_scan_option(&arg.key)
         {
+            stage.env_settled = false;
             stage.state = std::mem::take(&mut stage.state).env(&arg.key, value);
         }
         if own {
@@ -115,10 +118,13 @@ impl Lowering<'_> {
             stage.outline.args.insert(arg.key.clone(), info);
         }
         stage.outline.used.insert(arg.key.clone());
-        stage.build_args.push(ArgDef {
-            value,
-            ..arg.clone()
-        });
+        let before = stage.build_args.get(&arg.key);
+        let before = before.and_then(|declared| declared.value.clone());
+        let declared = Declared {
+            latest: value.clone(),
+            value: value.or(before),
+        };
+        stage.build_args.insert(arg.key.clone(), declared);
     }
 
     /// Whether scanners shall look at the context or at this stage.
@@ -126,8 +132,8 @@ impl Lowering<'_> {
         let wanted = |name: &str| {
             let state = &self.stages[stage];
             let global = self.global_args.get(name).map(String::as_str);
-            let mut own = state.build_args.iter().rev().filter(|arg| arg.key == name);
-            let value = own.find_map(|arg| arg.value.as_deref()).or(global)?;
+            let own = state.build_args.get(name);
+            let value = own.and_then(|arg| arg.value.as_deref()).or(global)?;
             let chosen = || value.split(',').any(|chosen| chosen == state.name);
             Some(go_bool(value).unwrap_or_else(chosen))
         };
@@ -305,6 +311,12 @@ impl Lowering<'_> {
     pub(super) fn shell_command(&mut self, stage: usize, words: &[String]) {
         self.stages[stage].image.config.shell = words.to_vec();
         self.commit(stage, format!("SHELL [{}]", words.join(" ")));
+    }
+}
+
+fn add_pair(text: &mut String, pair: &KeyValue) {
+    for part in [" ", &pair.key, "=", &pair.value] {
+        text.push_str(part);
     }
 }
 

@@ -47,6 +47,7 @@ use shipway_model::{Definition, Platform};
 use shipway_patterns::PatternMatcher;
 use stages::StageState;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::AtomicU32;
 
 /// What to build.
 #[derive(Debug, Clone)]
@@ -245,6 +246,8 @@ pub(crate) struct Lowering<'a> {
     local_contexts: Vec<context::PendingLocal>,
     ignore: Option<PatternMatcher>,
     outline: outline::Capture,
+    /// How many findings asked for a suggestion.
+    suggestions: AtomicU32,
 }
 
 fn prepare<'a>(
@@ -285,6 +288,7 @@ fn prepare<'a>(
         local_contexts: Vec::new(),
         ignore: request.context.ignore_matcher(),
         outline: outline::Capture::default(),
+        suggestions: AtomicU32::new(0),
     };
     Ok((lowering, file))
 }
@@ -318,7 +322,7 @@ impl<'a> Lowering<'a> {
                 .iter()
                 .any(|&s| self.stages[s].scan && self.stages[s].ignore_cache);
         let state = self.stages[target].state.clone();
-        let definition = self.graph.definition(&state, Some(&self.platform))?;
+        let definition = self.graph.into_definition(&state, Some(&self.platform))?;
         let stage = &mut self.stages[target];
         let mut image = std::mem::take(&mut stage.image);
         for (key, value) in &self.options.labels {

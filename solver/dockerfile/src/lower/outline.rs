@@ -72,18 +72,22 @@ pub struct OutlineItem {
 }
 
 impl Capture {
-    /// Names that are used, directly or by the defaults of others.
-    fn all_used(&self) -> BTreeSet<&str> {
+    /// Names that are used, directly or by the defaults of others. What the stage does not declare is in `global`.
+    fn all_used<'a>(&'a self, global: &'a Self) -> BTreeSet<&'a str> {
         let mut used = BTreeSet::new();
         let mut open: Vec<&str> = self.used.iter().map(String::as_str).collect();
         while let Some(name) = open.pop() {
             if used.insert(name)
-                && let Some(info) = self.args.get(name)
+                && let Some(info) = self.arg(name, global)
             {
                 open.extend(info.deps.iter().map(String::as_str));
             }
         }
         used
+    }
+
+    fn arg<'a>(&'a self, name: &str, global: &'a Self) -> Option<&'a ArgInfo> {
+        self.args.get(name).or_else(|| global.args.get(name))
     }
 }
 
@@ -94,8 +98,8 @@ impl Lowering<'_> {
         let mut ssh: BTreeMap<&str, Need> = BTreeMap::new();
         for stage in self.in_depth(target) {
             let outline = &self.stages[stage].outline;
-            let used = outline.all_used().into_iter();
-            for info in used.filter_map(|name| outline.args.get(name)) {
+            let used = outline.all_used(&self.outline).into_iter();
+            for info in used.filter_map(|name| outline.arg(name, &self.outline)) {
                 args.entry(&info.name).or_insert(info);
             }
             for (name, need) in &outline.secrets {

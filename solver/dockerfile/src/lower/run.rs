@@ -1,10 +1,12 @@
 //! RUN: the command with its heredocs and shell, and everything that surrounds the process.
 
 use super::dispatch::Step;
+use super::stages::Declared;
 use super::{Lowering, meta, names};
 use crate::error::{Error, InstructionError};
 use crate::shell::{Env, Quotes, Unset};
-use crate::syntax::{ArgDef, CommandLine, Run, RunNetwork, chomp};
+use crate::syntax::{CommandLine, Run, RunNetwork, chomp};
+use indexmap::IndexMap;
 use shipway_llb::VertexOptions;
 use shipway_llb::build::{self, BindMount, FileActions, MkFile, RunMount, State, Vars};
 use shipway_model::op::{CdiDevice, NetMode, SecurityMode};
@@ -36,7 +38,7 @@ impl Env for Masked<'_> {
     }
 
     fn names(&self) -> Vec<&str> {
-        let open = self.vars.names().into_iter();
+        let open = self.vars.names();
         let open = open.filter(|name| !self.secrets.iter().any(|secret| secret == name));
         open.chain(self.secrets.iter().map(String::as_str))
             .collect()
@@ -176,7 +178,9 @@ fn resolve(command: &CommandLine, os: &str) -> Result<Command, Error> {
     if !crate::syntax::is_heredoc(text) {
         let mut whole = text.clone();
         for file in &command.files {
-            whole = format!("{whole}\n{}{}", file.content, file.name);
+            for part in ["\n", &file.content, &file.name] {
+                whole.push_str(part);
+            }
         }
         return Ok(plain(vec![whole]));
     }
@@ -202,22 +206,15 @@ fn resolve(command: &CommandLine, os: &str) -> Result<Command, Error> {
 }
 
 /// The command as history shows it: arguments in order of their first declaration, with their present values.
-fn history(args: &[String], declared: &[ArgDef], vars: &Vars) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    let mut values: Vec<String> = Vec::new();
-    for arg in declared {
-        let value = vars.get(&arg.key).or(arg.value.as_ref());
-        let text = format!("{}={}", arg.key, value.map_or("", String::as_str));
-        if let Some(place) = names.iter().position(|name| *name == arg.key) {
-            values[place] = text;
-        } else {
-            names.push(&arg.key);
-            values.push(text);
-        }
+fn history(args: &[String], declared: &IndexMap<String, Declared>, vars: &Vars) -> String {
+    let mut words = Vec::with_capacity(1 + declared.len() + args.len());
+    if !declared.is_empty() {
+        words.push(format!("|{}", declared.len()));
     }
-    if !values.is_empty() {
-        values.insert(0, format!("|{}", values.len()));
-    }
-    values.extend(args.iter().cloned());
-    values.join(" ")
+    words.extend(declared.iter().map(|(name, arg)| {
+        let value = vars.get(name).or(arg.latest.as_ref());
+        format!("{name}={}", value.map_or("", String::as_str))
+    }));
+    words.extend(args.iter().cloned());
+    words.join(" ")
 }

@@ -8,7 +8,8 @@ use crate::lower::context::NamedContext;
 use crate::platform;
 use crate::span::Lines;
 use crate::suggest::{Case, nearest};
-use crate::syntax::{ArgDef, Dockerfile, Instruction, InstructionKind, Stage};
+use crate::syntax::{Dockerfile, Instruction, InstructionKind, Stage};
+use indexmap::IndexMap;
 use shipway_llb::build::State;
 use shipway_model::Platform;
 use std::collections::BTreeSet;
@@ -45,7 +46,10 @@ pub(super) struct StageState {
     pub(super) state: State,
     pub(super) image: Image,
     pub(super) base_image: Option<Image>,
-    pub(super) build_args: Vec<ArgDef>,
+    /// Arguments that were declared, in order of their first declarations.
+    pub(super) build_args: IndexMap<String, Declared>,
+    /// The image's variables stand last among those of `state`, in the image's order.
+    pub(super) env_settled: bool,
     /// Index into the lowering's sets of used paths.
     pub(super) used: usize,
     /// Paths that it takes from the build context.
@@ -66,6 +70,15 @@ pub(super) struct StageState {
     pub(super) last_entrypoint: Option<Lines>,
     pub(super) last_healthcheck: Option<Lines>,
     pub(super) outline: Capture,
+}
+
+/// What declarations of one argument said.
+#[derive(Debug, Clone)]
+pub(super) struct Declared {
+    /// The last one's value.
+    pub(super) latest: Option<String>,
+    /// The last value that there was.
+    pub(super) value: Option<String>,
 }
 
 /// How far a stage has come.
@@ -114,7 +127,8 @@ impl StageState {
             state: State::scratch(),
             image: Image::default(),
             base_image: None,
-            build_args: Vec::new(),
+            build_args: IndexMap::new(),
+            env_settled: false,
             used,
             context_paths: BTreeSet::new(),
             ignore_cache: false,
@@ -158,7 +172,6 @@ impl Lowering<'_> {
         state.alias.clone_from(&stage.name);
         state.code = stage.code;
         state.doc = stage.doc;
-        state.outline = self.outline.clone();
         let command = |instruction| Command {
             instruction,
             sources: Vec::new(),
@@ -209,7 +222,7 @@ impl Lowering<'_> {
         checks::from_args(self, &expanded.unmatched, lines, lint);
         checks::redundant_platform(&stage.platform, &expanded, &self.global_args, lines, lint);
         checks::constant_platform(&stage.name, &expanded, lines, lint);
-        let names = self.global_args.keys().map(String::as_str);
+        let names = self.global_args.names();
         let meant = expanded
             .unmatched
             .iter()
@@ -230,9 +243,6 @@ impl Lowering<'_> {
     fn register(&mut self, mut state: StageState) -> usize {
         let index = self.stages.len();
         state.base = self.by_name.get(&state.base_name).copied();
-        if let Some(base) = state.base {
-            state.outline = self.stages[base].outline.clone();
-        }
         if !state.alias.is_empty() {
             self.by_name.insert(state.alias.clone(), index);
         }
@@ -265,12 +275,12 @@ impl Lowering<'_> {
     /// Finds what each instruction takes files from; images that are no stage are entered behind them.
     pub(super) fn references(&mut self) -> Result<(), Error> {
         for index in 0..self.stages.len() {
-            for place in 0..self.stages[index].commands.len() {
-                let command = &self.stages[index].commands[place].instruction;
-                let (kind, lines) = (command.kind.clone(), command.lines);
-                let sources = self.sources(index, &kind, lines)?;
-                self.stages[index].commands[place].sources = sources;
+            let mut commands = std::mem::take(&mut self.stages[index].commands);
+            for command in &mut commands {
+                let instruction = &command.instruction;
+                command.sources = self.sources(index, &instruction.kind, instruction.lines)?;
             }
+            self.stages[index].commands = commands;
         }
         self.refuse_circles()?;
         if let [only] = &mut self.stages[..] {

@@ -396,3 +396,37 @@ proptest! {
         drop(build_with(&text, &[], &Images::default()));
     }
 }
+
+#[test]
+fn a_base_keeps_its_files_when_the_last_stage_that_continues_it_takes_its_settings() {
+    let text = "FROM scratch AS a\nENV A=1\nARG B=2\nENV C=3\nWORKDIR /w\nRUN a\n\
+        FROM a AS b\nRUN b\n\
+        FROM a AS c\nENV A=4\nRUN c\nCOPY --from=a /x /y\nCOPY --from=b /x /y\n";
+    let lowered = build(text, &[]);
+    let commands = lowered.definition.vertices.iter().filter_map(|vertex| {
+        let Op::Exec(exec) = &vertex.op else {
+            return None;
+        };
+        let env = exec
+            .meta
+            .env
+            .iter()
+            .filter(|pair| !pair.starts_with("PATH="));
+        let env: Vec<&str> = env.map(String::as_str).collect();
+        Some((exec.meta.args[2].clone(), env.join(" ")))
+    });
+    let mut commands: Vec<(String, String)> = commands.collect();
+    commands.sort();
+    let want = [
+        ("a", "A=1 B=2 C=3"),
+        ("b", "B=2 A=1 C=3"),
+        ("c", "B=2 C=3 A=4"),
+    ];
+    assert_eq!(
+        commands,
+        want.map(|(name, env)| (name.to_owned(), env.to_owned()))
+    );
+    let config: Value = serde_json::from_slice(&lowered.config).unwrap();
+    assert_eq!(config["history"].as_array().unwrap().len(), 9);
+    assert_eq!(config["config"]["WorkingDir"], "/w");
+}

@@ -8,7 +8,7 @@
 mod pattern;
 mod word;
 
-use indexmap::IndexMap;
+use shipway_llb::build::Vars;
 use std::collections::BTreeSet;
 
 /// Where variables come from.
@@ -33,13 +33,13 @@ impl Env for NoEnv {
     }
 }
 
-impl Env for IndexMap<String, String> {
+impl Env for Vars {
     fn get(&self, name: &str) -> Option<&str> {
-        IndexMap::get(self, name).map(String::as_str)
+        Vars::get(self, name).map(String::as_str)
     }
 
     fn names(&self) -> Vec<&str> {
-        self.keys().map(String::as_str).collect()
+        Vars::names(self).collect()
     }
 }
 

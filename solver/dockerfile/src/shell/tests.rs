@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-fn env() -> IndexMap<String, String> {
+fn env() -> Vars {
     [
         ("v", "/a/b.tar.gz"),
         ("x", "X"),

@@ -163,7 +163,7 @@ impl Executed {
 }
 
 /// An exec op whose mounts still name outputs of the graph.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ExecNode {
     pub(super) op: ExecOp,
     /// One per mount of `op` that comes first: sources, in the mounts' order.
@@ -343,7 +343,7 @@ fn finish(state: &State, run: Run, placed: Vec<Placed>) -> ExecNode {
 /// `NAME=value` in order; programs find the first agent by a variable.
 fn environment(vars: &Vars, socket: Option<&str>) -> Vec<String> {
     let pairs = vars.iter().map(|(name, value)| format!("{name}={value}"));
-    let socket = socket.filter(|_| !vars.contains_key("SSH_AUTH_SOCK"));
+    let socket = socket.filter(|_| !vars.contains("SSH_AUTH_SOCK"));
     let socket = socket.map(|socket| format!("SSH_AUTH_SOCK={socket}"));
     pairs.chain(socket).collect()
 }

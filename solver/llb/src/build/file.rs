@@ -4,7 +4,7 @@ use super::{Graph, Kind, Output, State, VertexOptions};
 use shipway_model::op::{ChownOpt, FileActionKind, FileCopy, UserOpt};
 
 /// One action, before inputs have numbers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ActionNode {
     pub(super) base: Option<Output>,
     pub(super) source: Option<Output>,

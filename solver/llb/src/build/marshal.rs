@@ -1,8 +1,8 @@
 //! Marshals the vertices that one state needs, inputs first, each once. Iterative: graphs are deep.
 
-use super::{Graph, Kind, Node, Output, State};
+use super::{Graph, Kind, Node, Output, State, VertexOptions, exec};
 use crate::encode::encode_op;
-use shipway_model::definition::Location;
+use shipway_model::definition::{Location, SourceInfo};
 use shipway_model::op::{
     DiffOp, FileAction, FileActionKind, FileCopy, FileOp, MergeOp, Op, PassthroughOp,
 };
@@ -34,35 +34,92 @@ impl Graph {
         state: &State,
         platform: Option<&Platform>,
     ) -> Result<Definition, BuildError> {
-        let Some(target) = self.resolve(state.output())? else {
-            return Ok(Definition::default());
-        };
-        let mut marshal = Marshal {
-            graph: self,
-            platform: platform.map_or_else(Platform::host, Platform::clone),
-            places: vec![None; self.nodes.len()],
-            by_digest: HashMap::new(),
-            definition: Definition::default(),
-            files: HashMap::new(),
-        };
-        marshal.visit(target.node)?;
-        let vertex = marshal.places[target.node].ok_or(BuildError::Unbound)?;
-        marshal.definition.target = Some(Edge {
-            vertex,
-            output: target.index,
-        });
-        Ok(marshal.definition)
+        marshal(Nodes::Kept(&self.nodes), &self.sources, state, platform)
+    }
+
+    /// The same for a graph that is of no more use; nothing is copied.
+    ///
+    /// # Errors
+    /// A vertex that lacks what it cannot do without.
+    pub fn into_definition(
+        self,
+        state: &State,
+        platform: Option<&Platform>,
+    ) -> Result<Definition, BuildError> {
+        let nodes = self.nodes.into_iter().map(Some).collect();
+        marshal(Nodes::Given(nodes), &self.sources, state, platform)
+    }
+}
+
+fn marshal(
+    nodes: Nodes<'_>,
+    sources: &[SourceInfo],
+    state: &State,
+    platform: Option<&Platform>,
+) -> Result<Definition, BuildError> {
+    let Some(target) = nodes.resolve(state.output())? else {
+        return Ok(Definition::default());
+    };
+    let count = nodes.len();
+    let mut marshal = Marshal {
+        nodes,
+        sources,
+        platform: platform.map_or_else(Platform::host, Platform::clone),
+        places: vec![None; count],
+        by_digest: HashMap::with_capacity(count),
+        definition: Definition {
+            vertices: Vec::with_capacity(count),
+            ..Definition::default()
+        },
+        files: HashMap::new(),
+    };
+    marshal.visit(target.node)?;
+    let vertex = marshal.places[target.node].ok_or(BuildError::Unbound)?;
+    marshal.definition.target = Some(Edge {
+        vertex,
+        output: target.index,
+    });
+    Ok(marshal.definition)
+}
+
+/// Nodes that stay, or that may be used up.
+enum Nodes<'a> {
+    Kept(&'a [Node]),
+    Given(Vec<Option<Node>>),
+}
+
+impl Nodes<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Kept(nodes) => nodes.len(),
+            Self::Given(nodes) => nodes.len(),
+        }
+    }
+
+    /// `None` where it is used up.
+    fn get(&self, node: usize) -> Option<&Node> {
+        match self {
+            Self::Kept(nodes) => nodes.get(node),
+            Self::Given(nodes) => nodes.get(node).and_then(Option::as_ref),
+        }
+    }
+
+    fn take(&mut self, node: usize) -> Option<Node> {
+        match self {
+            Self::Kept(nodes) => nodes.get(node).cloned(),
+            Self::Given(nodes) => nodes.get_mut(node).and_then(Option::take),
+        }
     }
 
     /// What an output stands for after deferred states are looked through.
     fn resolve(&self, mut output: Option<Output>) -> Result<Option<Output>, BuildError> {
-        for _ in 0..=self.nodes.len() {
+        for _ in 0..=self.len() {
             let Some(Output { node, .. }) = output else {
                 return Ok(None);
             };
-            match &self.nodes[node].kind {
-                Kind::Unbound => return Err(BuildError::Unbound),
-                Kind::Alias(bound) => output = *bound,
+            match self.get(node).map(|node| &node.kind) {
+                Some(Kind::Unbound) => return Err(BuildError::Unbound),
+                Some(Kind::Alias(bound)) => output = *bound,
                 _ => return Ok(output),
             }
         }
@@ -70,7 +127,10 @@ impl Graph {
     }
 
     /// Inputs in the order in which clients visit them. It only decides the order of vertices in the definition.
-    fn visit_order(&self, node: &Node) -> Result<Vec<usize>, BuildError> {
+    fn visit_order(&self, node: usize) -> Result<Vec<usize>, BuildError> {
+        let Some(node) = self.get(node) else {
+            return Ok(Vec::new());
+        };
         let outputs: Vec<Option<Output>> = match &node.kind {
             Kind::Source(_) | Kind::Unbound | Kind::Alias(_) => Vec::new(),
             Kind::Exec(exec) => exec.sources.clone(),
@@ -93,7 +153,8 @@ impl Graph {
 }
 
 struct Marshal<'a> {
-    graph: &'a Graph,
+    nodes: Nodes<'a>,
+    sources: &'a [SourceInfo],
     platform: Platform,
     /// Vertex index of each node that is done.
     places: Vec<Option<usize>>,
@@ -105,7 +166,7 @@ struct Marshal<'a> {
 
 impl Marshal<'_> {
     fn visit(&mut self, root: usize) -> Result<(), BuildError> {
-        let mut stack = vec![(root, self.graph.visit_order(&self.graph.nodes[root])?)];
+        let mut stack = vec![(root, self.nodes.visit_order(root)?)];
         stack[0].1.reverse();
         while let Some((node, pending)) = stack.last_mut() {
             let Some(input) = pending.pop() else {
@@ -115,7 +176,7 @@ impl Marshal<'_> {
                 continue;
             };
             if self.places[input].is_none() {
-                let mut order = self.graph.visit_order(&self.graph.nodes[input])?;
+                let mut order = self.nodes.visit_order(input)?;
                 order.reverse();
                 stack.push((input, order));
             }
@@ -127,8 +188,11 @@ impl Marshal<'_> {
         if self.places[index].is_some() {
             return Ok(());
         }
-        let node = &self.graph.nodes[index];
-        let vertex = match &node.kind {
+        let Some(Node { kind, options }) = self.nodes.take(index) else {
+            return Ok(());
+        };
+        let locations = options.locations.clone();
+        let vertex = match kind {
             Kind::Imported { vertex, inputs } => {
                 let inputs_of = Inputs::new(self);
                 let edges = inputs.iter().map(|&input| inputs_of.edge(Some(input)));
@@ -139,54 +203,58 @@ impl Marshal<'_> {
                     .collect();
                 Vertex {
                     inputs: edges,
-                    ..(**vertex).clone()
+                    ..*vertex
                 }
             }
-            _ => self.vertex(node)?,
+            kind => self.vertex(kind, options)?,
         };
         let place = self.place(vertex);
         self.places[index] = Some(place);
-        self.locate(place, &node.options.locations);
+        self.locate(place, locations);
         Ok(())
     }
 
-    fn vertex(&self, node: &Node) -> Result<Vertex, BuildError> {
+    fn vertex(&self, kind: Kind, options: VertexOptions) -> Result<Vertex, BuildError> {
         let mut inputs = Inputs::new(self);
-        let op = op(node, &mut inputs)?;
+        let state_platform = match &kind {
+            Kind::Exec(exec) => exec.platform.clone(),
+            _ => None,
+        };
+        let op = op(kind, &mut inputs)?;
         let edges = inputs.edges;
         let digests: Vec<(Digest, usize)> = edges
             .iter()
             .map(|edge| (self.definition.vertices[edge.vertex].digest, edge.output))
             .collect();
-        let platform = self.platform_of(node, &op);
-        let bytes = encode_op(&op, &digests, platform.as_ref(), &node.options.filters);
+        let platform = self.platform_of(&op, options.platform, state_platform);
+        let bytes = encode_op(&op, &digests, platform.as_ref(), &options.filters);
         Ok(Vertex {
             digest: Digest::of(&bytes),
             bytes: bytes.into(),
             inputs: edges,
             op,
             platform,
-            constraints: node.options.filters.clone(),
-            meta: node.options.meta.clone(),
+            constraints: options.filters,
+            meta: options.meta,
         })
     }
 
     /// Only processes and images differ between platforms.
-    fn platform_of(&self, node: &Node, op: &Op) -> Option<Platform> {
-        let own = node.options.platform.as_ref();
-        match (&node.kind, op) {
-            (Kind::Exec(exec), _) => Some(
-                own.or(exec.platform.as_ref())
-                    .unwrap_or(&self.platform)
-                    .clone(),
-            ),
-            (_, Op::Source(source)) => {
+    fn platform_of(
+        &self,
+        op: &Op,
+        own: Option<Platform>,
+        of_state: Option<Platform>,
+    ) -> Option<Platform> {
+        let specific = match op {
+            Op::Exec(_) => true,
+            Op::Source(source) => {
                 let scheme = source.split().map(|(scheme, _)| scheme);
-                let specific = matches!(scheme, Some("docker-image" | "oci-layout"));
-                specific.then(|| own.unwrap_or(&self.platform).clone())
+                matches!(scheme, Some("docker-image" | "oci-layout"))
             }
-            _ => None,
-        }
+            _ => false,
+        };
+        specific.then(|| own.or(of_state).unwrap_or_else(|| self.platform.clone()))
     }
 
     fn place(&mut self, vertex: Vertex) -> usize {
@@ -200,7 +268,7 @@ impl Marshal<'_> {
         place
     }
 
-    fn locate(&mut self, place: usize, locations: &[Location]) {
+    fn locate(&mut self, place: usize, locations: Vec<Location>) {
         if locations.is_empty() {
             return;
         }
@@ -213,12 +281,12 @@ impl Marshal<'_> {
             .or_default();
         for location in locations {
             let source = *self.files.entry(location.source).or_insert_with(|| {
-                infos.push(self.graph.sources[location.source].clone());
+                infos.push(self.sources[location.source].clone());
                 infos.len() - 1
             });
             entry.push(Location {
                 source,
-                ranges: location.ranges.clone(),
+                ranges: location.ranges,
             });
         }
     }
@@ -249,7 +317,7 @@ impl<'a> Inputs<'a> {
     }
 
     fn edge(&self, output: Option<Output>) -> Result<Option<Edge>, BuildError> {
-        let output = self.marshal.graph.resolve(output)?;
+        let output = self.marshal.nodes.resolve(output)?;
         Ok(output.map(|output| Edge {
             vertex: self.marshal.places[output.node].expect("inputs are marshalled first"),
             output: output.index,
@@ -273,16 +341,18 @@ impl<'a> Inputs<'a> {
     }
 }
 
-fn op(node: &Node, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
-    Ok(match &node.kind {
+fn op(kind: Kind, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
+    Ok(match kind {
         Kind::Source(source) if source.identifier.is_empty() => {
             return Err(BuildError::NoIdentifier);
         }
-        Kind::Source(source) => Op::Source(source.clone()),
+        Kind::Source(source) => Op::Source(source),
         Kind::Exec(exec) if exec.op.meta.args.is_empty() => return Err(BuildError::NoArgs),
         Kind::Exec(exec) => {
-            let mut op = exec.op.clone();
-            for (mount, &source) in op.mounts.iter_mut().zip(&exec.sources) {
+            let exec::ExecNode {
+                mut op, sources, ..
+            } = *exec;
+            for (mount, source) in op.mounts.iter_mut().zip(sources) {
                 mount.input = inputs.add(source)?;
             }
             Op::Exec(op)
@@ -290,7 +360,7 @@ fn op(node: &Node, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
         Kind::File(actions) => Op::File(file_op(actions, inputs)?),
         Kind::Merge(states) => {
             let mut merge = MergeOp::default();
-            for &state in states {
+            for state in states {
                 if let Some(edge) = inputs.edge(Some(state))? {
                     merge.inputs.push(inputs.push(edge));
                 }
@@ -303,8 +373,8 @@ fn op(node: &Node, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
                 Ok::<_, BuildError>(edge.map(|edge| inputs.push(edge)))
             };
             Op::Diff(DiffOp {
-                lower: push(*lower)?,
-                upper: push(*upper)?,
+                lower: push(lower)?,
+                upper: push(upper)?,
             })
         }
         Kind::Passthrough {
@@ -312,39 +382,36 @@ fn op(node: &Node, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
             inputs: states,
             outputs,
         } => {
-            for &state in states {
+            for state in states {
                 if let Some(edge) = inputs.edge(Some(state))? {
                     inputs.push(edge);
                 }
             }
-            let outputs = outputs.iter().copied().map(Some).collect();
-            Op::Passthrough(PassthroughOp {
-                id: id.clone(),
-                outputs,
-            })
+            let outputs = outputs.into_iter().map(Some).collect();
+            Op::Passthrough(PassthroughOp { id, outputs })
         }
         Kind::Unbound | Kind::Alias(_) | Kind::Imported { .. } => return Err(BuildError::Unbound),
     })
 }
 
 fn file_op(
-    actions: &[super::file::ActionNode],
+    actions: Vec<super::file::ActionNode>,
     inputs: &mut Inputs<'_>,
 ) -> Result<FileOp, BuildError> {
     let mut numbered = Vec::with_capacity(actions.len());
-    for action in actions {
+    for action in &actions {
         let base = inputs.add(action.base)?;
         numbered.push((base, inputs.add(action.source)?));
     }
     let count = inputs.edges.len();
     let last = actions.len() - 1;
     let actions = actions
-        .iter()
+        .into_iter()
         .zip(numbered)
         .enumerate()
         .map(|(place, (action, at))| {
             let (base, source) = at;
-            let mut kind = action.kind.clone();
+            let mut kind = action.kind;
             if let Some(owner) = &action.owner {
                 set_owner(&mut kind, owner.resolve(base));
             }

@@ -22,13 +22,15 @@ mod marshal;
 mod options;
 mod source;
 mod state;
+mod vars;
 
 pub use exec::{BindMount, Executed, Run, RunMount, Secret, SshSocket};
 pub use file::{Chmod, Copy, FileActions, MkDir, MkFile, Owner, Rm, Symlink, clean};
 pub use marshal::BuildError;
 pub use options::VertexOptions;
 pub use source::{Git, Http, Image, ImageBlob, LayoutStore, Local, LocalDiffer, ResolveMode};
-pub use state::{State, Vars};
+pub use state::State;
+pub use vars::Vars;
 
 use shipway_model::Vertex;
 use shipway_model::definition::SourceInfo;
@@ -48,13 +50,13 @@ pub struct Graph {
     sources: Vec<SourceInfo>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Node {
     kind: Kind,
     options: VertexOptions,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Kind {
     Source(SourceOp),
     Exec(Box<exec::ExecNode>),

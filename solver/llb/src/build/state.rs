@@ -1,13 +1,9 @@
 //! A filesystem under construction with the settings that the next step starts from. Cheap to clone.
 
-use super::Output;
-use indexmap::IndexMap;
+use super::{Output, Vars};
 use shipway_model::Platform;
 use shipway_model::op::{HostIp, NetMode, SecurityMode, Ulimit};
 use std::sync::Arc;
-
-/// Environment variables; one that is set again moves to the end.
-pub type Vars = IndexMap<String, String>;
 
 /// One output of a vertex, or scratch, with settings.
 #[derive(Debug, Clone)]
@@ -87,9 +83,15 @@ impl State {
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
+        Arc::make_mut(&mut self.settings_mut().env).set(name, value);
+        self
+    }
+
+    /// Sets many, as if one by one.
+    #[must_use]
+    pub fn envs<'a>(mut self, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
         let env = Arc::make_mut(&mut self.settings_mut().env);
-        env.shift_remove(name);
-        env.insert(name.to_owned(), value.to_owned());
+        pairs.for_each(|(name, value)| env.set(name, value));
         self
     }
 

@@ -263,3 +263,20 @@ fn paths_become_clean() {
         assert_eq!(clean(path), want, "{path}");
     }
 }
+
+#[test]
+fn a_graph_that_is_used_up_has_the_same_definition() {
+    let mut graph = Graph::default();
+    let base = image(&mut graph);
+    let (place, deferred) = graph.deferred();
+    let run = Run::new(["x"]);
+    let built = graph.run(&deferred, run, VertexOptions::named("x"));
+    let merged = graph.merge(
+        &[base.clone(), built.root().clone()],
+        VertexOptions::default(),
+    );
+    graph.bind(place, &base);
+    let kept = graph.definition(&merged, Some(&amd64())).unwrap();
+    assert_eq!(kept.vertices.len(), 3);
+    assert_eq!(graph.into_definition(&merged, Some(&amd64())), Ok(kept));
+}
