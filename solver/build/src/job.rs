@@ -135,7 +135,7 @@ impl Build {
             policy: request.source_policy.clone(),
             refs: Mutex::default(),
             failed: Mutex::default(),
-            conversation: Conversation::new(BTreeMap::new(), Arc::clone(&root)),
+            conversation: Conversation::new(request.inputs.clone(), Arc::clone(&root)),
             tasks: TaskTracker::new(),
             cancelled,
             made: Mutex::default(),

@@ -77,9 +77,13 @@ impl Files {
                 return Ok(None);
             }
             let ignores = entry::ignore_source(options, name).map_err(graph)?;
-            match solve(bridge, &ignores).await? {
-                Some(ignores) => read(bridge, &ignores, entry::IGNORE_FILE).await,
-                None => Ok(None),
+            let Some(ignores) = solve(bridge, &ignores).await? else {
+                return Ok(None);
+            };
+            match read(bridge, &ignores, entry::IGNORE_FILE).await {
+                // The client serves no files at all: whether any are needed, the Dockerfile tells.
+                Err(failure) if failure.kind == FailureKind::Unimplemented => Ok(None),
+                read => read,
             }
         };
         let ((dockerfile, own), shared) = tokio::try_join!(files, shared)?;
@@ -161,6 +165,10 @@ async fn elsewhere(
             }
         }
         None => {
+            if inputs.values().any(|input| input.target.is_none()) {
+                let message = "invalid nil input definition to definition op";
+                return Err(Failure::of_kind(FailureKind::InvalidArgument, message));
+            }
             return Ok(Elsewhere {
                 context: inputs.get(CONTEXT).cloned(),
                 dockerfile: inputs.get("dockerfile").filter(|_| !local).cloned(),

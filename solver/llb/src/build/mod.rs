@@ -32,9 +32,9 @@ pub use source::{Git, Http, Image, ImageBlob, LayoutStore, Local, LocalDiffer, R
 pub use state::State;
 pub use vars::Vars;
 
-use shipway_model::Vertex;
 use shipway_model::definition::SourceInfo;
 use shipway_model::op::SourceOp;
+use shipway_model::{Digest, Vertex};
 
 /// One output of one vertex of a [`Graph`]; `None` where used as an option is scratch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,7 +93,10 @@ pub struct SourceFile(pub(crate) usize);
 impl Graph {
     /// Declares a source file that vertices may come from.
     pub fn source_file(&mut self, info: SourceInfo) -> SourceFile {
-        let known = self.sources.iter().position(|known| *known == info);
+        let known = self
+            .sources
+            .iter()
+            .position(|known| same_file(known, &info));
         SourceFile(known.unwrap_or_else(|| {
             self.sources.push(info);
             self.sources.len() - 1
@@ -167,6 +170,22 @@ impl Graph {
         self.nodes.push(Node { kind, options });
         self.nodes.len() - 1
     }
+}
+
+/// A client hands a graph back with its metadata written anew: where the file came from counts by what the vertices do.
+fn same_file(a: &SourceInfo, b: &SourceInfo) -> bool {
+    let text = |info: &SourceInfo| (info.filename.clone(), info.language.clone());
+    if a.data != b.data || text(a) != text(b) {
+        return false;
+    }
+    a.definition == b.definition || origin(a).is_some_and(|from| Some(from) == origin(b))
+}
+
+/// The result of the graph that a file came from; a vertex's digest covers all below it.
+fn origin(info: &SourceInfo) -> Option<(Digest, usize)> {
+    let definition = crate::decode_bytes(info.definition.as_deref()?).ok()?;
+    let target = definition.target?;
+    Some((definition.vertices[target.vertex].digest, target.output))
 }
 
 #[cfg(test)]

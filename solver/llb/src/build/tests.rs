@@ -280,3 +280,25 @@ fn a_graph_that_is_used_up_has_the_same_definition() {
     assert_eq!(kept.vertices.len(), 3);
     assert_eq!(graph.into_definition(&merged, Some(&amd64())), Ok(kept));
 }
+
+#[test]
+fn a_file_that_came_from_the_same_graph_is_one_file() {
+    let info = |name: &str, description: &str| {
+        let mut graph = Graph::default();
+        let local = Local {
+            name: name.into(),
+            ..Local::default()
+        };
+        let state = graph.local(local, VertexOptions::named(description));
+        let definition = graph.definition(&state, None).unwrap();
+        SourceInfo {
+            filename: "Dockerfile".into(),
+            definition: Some(crate::encode_bytes(&definition)),
+            ..SourceInfo::default()
+        }
+    };
+    let mut graph = Graph::default();
+    let first = graph.source_file(info("dockerfile", "a"));
+    assert_eq!(graph.source_file(info("dockerfile", "b")), first);
+    assert_ne!(graph.source_file(info("other", "a")), first);
+}

@@ -15,49 +15,52 @@ use crate::Env;
 use crate::http::without_password;
 
 impl GitRepo {
-    /// A layer with the tree of a revision that the mirror has.
+    /// A layer with the tree of a revision that the mirror has, and what git told about it.
     pub(super) async fn checkout(
         &self,
         env: &Env,
         mirror: &Git,
         revision: &GitRevision,
-    ) -> Result<Snapshot, Failure> {
+    ) -> Result<(Snapshot, String), Failure> {
         let building = env.layers.begin()?;
         let inner = building.work().join("checkout");
-        self.checkout_into(mirror, revision, building.fs(), &inner)
+        let told = self
+            .checkout_into(mirror, revision, building.fs(), &inner)
             .await?;
         let description = format!("git snapshot for {}#{}", self.shown(), revision.reference);
         let finish = move || building.finish(&description, Timestamp::now());
         let layer = tokio::task::spawn_blocking(finish)
             .await
             .map_err(|e| Failure::from_error(&e))??;
-        Ok(Snapshot::new([layer]))
+        Ok((Snapshot::new([layer]), told))
     }
 
-    /// Fills `to`; `inner` is a path on the same filesystem for a tree of which only a directory is wanted.
+    /// Fills `to`; `inner` is a path on the same filesystem for a tree of which only a directory is wanted. Gives what git
+    /// told, which has its advice where that is wanted.
     pub(super) async fn checkout_into(
         &self,
         mirror: &Git,
         revision: &GitRevision,
         to: &Path,
         inner: &Path,
-    ) -> Result<(), Failure> {
+    ) -> Result<String, Failure> {
         let narrowed = !self.subdir.is_empty();
         let tree = if narrowed { inner } else { to };
         if narrowed {
             fs::create_dir(inner).map_err(|e| failed(&e, "making", inner))?;
         }
-        let checkout = if self.keep_git_dir && !narrowed {
+        let (checkout, mut told) = if self.keep_git_dir && !narrowed {
             self.clone_into(mirror, revision, tree).await?
         } else {
             let checkout = mirror.to(tree);
             let args = ["checkout", "--no-overlay", &revision.checksum, "--", "."];
-            self.named(checkout.run(&args).await, "failed to checkout remote")?;
-            checkout
+            let (_, told) = self.named(checkout.told(&args).await, "failed to checkout remote")?;
+            (checkout, told)
         };
         if !self.skip_submodules && tree.join(".gitmodules").exists() {
             let args = ["submodule", "update", "--init", "--recursive", "--depth=1"];
-            self.named(checkout.run(&args).await, "failed to update submodules for")?;
+            let done = checkout.told(&args).await;
+            told += &self.named(done, "failed to update submodules for")?.1;
         }
         if narrowed {
             narrow(inner, Path::new(&self.subdir), to)?;
@@ -68,7 +71,7 @@ impl GitRepo {
             let dated = tokio::task::spawn_blocking(move || set_times(&root, seconds));
             dated.await.map_err(|e| Failure::from_error(&e))??;
         }
-        Ok(())
+        Ok(told)
     }
 
     /// A repository of its own with this commit alone, that knows the remote but not the mirror.
@@ -77,7 +80,7 @@ impl GitRepo {
         mirror: &Git,
         revision: &GitRevision,
         tree: &Path,
-    ) -> Result<Git, Failure> {
+    ) -> Result<(Git, String), Failure> {
         let dir = tree.join(".git");
         let checkout = mirror.on(&dir).to(tree);
         let mut init = vec!["-c", "init.defaultBranch=master", "init"];
@@ -117,8 +120,8 @@ impl GitRepo {
                 &spec,
             ])
             .await?;
-        let done = checkout.run(&["checkout", "FETCH_HEAD"]).await;
-        self.named(done, "failed to checkout remote")?;
+        let done = checkout.told(&["checkout", "FETCH_HEAD"]).await;
+        let (_, told) = self.named(done, "failed to checkout remote")?;
         let shown = without_password(&self.remote);
         checkout
             .run(&["remote", "set-url", "origin", &shown])
@@ -131,7 +134,7 @@ impl GitRepo {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(failed(&e, "removing", &fetch_head))
             }
-            _ => Ok(checkout),
+            _ => Ok((checkout, told)),
         }
     }
 
@@ -255,7 +258,15 @@ mod tests {
         }
 
         async fn checkout(&self, name: &str) -> Result<(GitRevision, PathBuf), Failure> {
-            let git = Git::default();
+            let (revision, to, _) = self.told(name).await?;
+            Ok((revision, to))
+        }
+
+        async fn told(&self, name: &str) -> Result<(GitRevision, PathBuf, String), Failure> {
+            let git = Git {
+                advice: self.repo.advice,
+                ..Git::default()
+            };
             let revision = match self.repo.pinned()? {
                 Some(revision) => revision,
                 None => self.repo.ask(&git).await?,
@@ -265,10 +276,11 @@ mod tests {
             let to = self.dir.path().join(name);
             fs::create_dir(&to).unwrap();
             let inner = self.dir.path().join("inner");
-            self.repo
+            let told = self
+                .repo
                 .checkout_into(&mirror, &revision, &to, &inner)
                 .await?;
-            Ok((revision, to))
+            Ok((revision, to, told))
         }
     }
 
@@ -304,6 +316,19 @@ mod tests {
         let (revision, tree) = by_hash.checkout("commit").await.unwrap();
         assert_eq!((revision.checksum, revision.commit), (commit, None));
         assert!(!tree.join("g").exists());
+    }
+
+    #[tokio::test]
+    async fn advice_is_told_where_it_is_wanted() {
+        for advice in [false, true] {
+            let stand = Stand::new(GitRepo {
+                keep_git_dir: true,
+                advice,
+                ..GitRepo::default()
+            });
+            let (_, _, told) = stand.told("tree").await.unwrap();
+            assert_eq!(told.contains("detached HEAD"), advice, "{told}");
+        }
     }
 
     #[tokio::test]

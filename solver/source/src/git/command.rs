@@ -76,11 +76,16 @@ impl Git {
 
     /// Runs a command to its end; gives what it printed. Servers that cannot serve a part are asked for more.
     pub(super) async fn run(&self, args: &[&str]) -> Result<String, Failure> {
+        self.told(args).await.map(|(output, _)| output)
+    }
+
+    /// The same, with what it told people on its standard error.
+    pub(super) async fn told(&self, args: &[&str]) -> Result<(String, String), Failure> {
         let mut args = args.to_vec();
         loop {
             let (output, stderr, status) = self.once(&args).await?;
             if status == 0 {
-                return Ok(output);
+                return Ok((output, stderr));
             }
             if !less(&mut args, &stderr) {
                 return Err(Failure::new(format!(

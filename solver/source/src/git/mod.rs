@@ -312,7 +312,11 @@ impl GitSource {
         let (git, _ssh) = self.repo.git(&self.env, &ctx.sessions()).await?;
         let _turn = turns::take(format!("git:{}", self.repo.remote)).await;
         let mirror = self.repo.fetch(&self.env, &git, revision).await?;
-        self.repo.checkout(&self.env, &mirror, revision).await
+        let (tree, told) = self.repo.checkout(&self.env, &mirror, revision).await?;
+        if !told.is_empty() {
+            ctx.progress().log(2, told.into());
+        }
+        Ok(tree)
     }
 }
 
