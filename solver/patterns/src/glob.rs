@@ -57,7 +57,11 @@ impl Glob {
             .token()
             .map_err(|Syntax| InvalidPattern::Syntax(pattern.to_owned()))?
         {
-            tokens.push(token);
+            // Two of these say what one says.
+            let again = matches!(token, Token::Many | Token::Dirs) && tokens.last() == Some(&token);
+            if !again {
+                tokens.push(token);
+            }
         }
         let literal = |token: &Token| match token {
             Token::Char(c) => Some(*c),
@@ -71,6 +75,15 @@ impl Glob {
     }
 
     pub(crate) fn matches(&self, path: &str) -> bool {
+        self.run(path, false)
+    }
+
+    /// Matches the path or one of its parents, all of them in one pass.
+    pub(crate) fn matches_upwards(&self, path: &str) -> bool {
+        self.run(path, true)
+    }
+
+    fn run(&self, path: &str, upwards: bool) -> bool {
         let Some(rest) = path.strip_prefix(&self.prefix) else {
             return false;
         };
@@ -78,6 +91,9 @@ impl Glob {
         states.enter(&self.tokens, 0);
         let mut next = States::new(self.tokens.len());
         for c in rest.chars() {
+            if upwards && c == '/' && states.0[self.tokens.len()] {
+                return true;
+            }
             next.clear();
             states.step(&self.tokens, c, &mut next);
             std::mem::swap(&mut states, &mut next);
@@ -287,6 +303,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn long_patterns_and_deep_paths_take_time_linear_in_both() {
+        for (pattern, path) in [
+            ("*".repeat(3000), "a".repeat(3000)),
+            ("*/".repeat(2000), "a/".repeat(2000)),
+        ] {
+            let glob = Glob::compile(&format!("{pattern}b"), DoubleStar::IsTwoStars).unwrap();
+            assert!(!glob.matches_upwards(&path));
+        }
+    }
+
     proptest! {
         #[test]
         fn matching_agrees_with_plain_recursion(pattern in "[ab/*?]{0,8}", text in "[ab/]{0,8}") {
@@ -295,6 +322,13 @@ mod tests {
             tokens.extend(glob.tokens.clone());
             let chars: Vec<_> = text.chars().collect();
             prop_assert_eq!(glob.matches(&text), model(&tokens, &chars));
+        }
+
+        #[test]
+        fn a_path_matches_upwards_where_it_or_a_parent_matches(pattern in "[ab/*?]{0,8}", text in "[ab/]{0,8}") {
+            let glob = Glob::compile(&pattern, DoubleStar::Crosses).unwrap();
+            let parent = text.match_indices('/').any(|(at, _)| glob.matches(&text[..at]));
+            prop_assert_eq!(glob.matches_upwards(&text), parent || glob.matches(&text));
         }
 
         #[test]

@@ -58,9 +58,15 @@ impl Pattern {
         }
     }
 
-    fn matches_a_parent(&self, path: &str) -> bool {
-        path.match_indices('/')
-            .any(|(at, _)| self.matches(&path[..at]))
+    /// Matches the path or one of its parents.
+    fn matches_upwards(&self, path: &str) -> bool {
+        match &self.shape {
+            Shape::Glob(glob) => glob.matches_upwards(path),
+            Shape::Suffix(suffix) => {
+                let mut ends = path.match_indices('/').map(|(at, _)| at);
+                ends.any(|at| path[..at].ends_with(suffix)) || path.ends_with(suffix)
+            }
+        }
     }
 
     /// The directory below which alone the pattern can match, if it has one: the pattern less a `*` at its end.
@@ -162,9 +168,10 @@ impl PatternMatcher {
             if !inherited && pattern.exception != matched {
                 continue;
             }
-            let hit = inherited
-                || pattern.matches(path)
-                || (parent.is_none() && pattern.matches_a_parent(path));
+            let hit = match parent {
+                Some(_) => inherited || pattern.matches(path),
+                None => pattern.matches_upwards(path),
+            };
             record(at, hit);
             if hit {
                 matched = !pattern.exception;
