@@ -1,8 +1,8 @@
 //! A build's container and task: made, found to be left behind, removed. Steps are in `step`.
 
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,6 +20,7 @@ use crate::connection::{once, repeat};
 use crate::error::failed;
 use crate::exec::Recipe;
 use crate::fifo;
+use crate::line::{self, Line, Target};
 use crate::scope::Scope;
 use crate::step::{Name, Step};
 
@@ -41,7 +42,11 @@ impl Scope {
     async fn open_build(&self, task: BuildTask) -> Result<Arc<Build>, BackendError> {
         self.ensure().await?;
         let attempt = format!("creating build container {}", task.id);
-        let container = self.container(&task, &attempt)?;
+        let state = self.connection.state.join(&task.id);
+        let socket = line::prepare(&state);
+        let socket = socket
+            .map_err(|error| BackendError::caused(ErrorKind::Other, attempt.clone(), error))?;
+        let container = self.container(&task, socket, &attempt)?;
         let created = once(|| {
             let message = wire::CreateContainerRequest {
                 container: Some(container.clone()),
@@ -49,12 +54,16 @@ impl Scope {
             let (mut client, request) = (self.containers(), self.request(message));
             async move { client.create(request).await }
         });
-        created.await.map_err(|status| failed(attempt, &status))?;
+        if let Err(status) = created.await {
+            fifo::remove_build(&state);
+            return Err(failed(attempt, &status));
+        }
         // From here on a failure leaves nothing behind: the build's drop closes it.
         let build = Arc::new(Build {
             scope: self.clone(),
-            state: self.connection.state.join(&task.id),
+            state,
             id: task.id,
+            line: OnceLock::new(),
             closed: AtomicBool::new(false),
         });
         if let Err(error) = build.start_task().await {
@@ -64,13 +73,19 @@ impl Scope {
         Ok(build)
     }
 
-    fn container(&self, task: &BuildTask, attempt: &str) -> Result<wire::Container, BackendError> {
+    fn container(
+        &self,
+        task: &BuildTask,
+        socket: PathBuf,
+        attempt: &str,
+    ) -> Result<wire::Container, BackendError> {
         let refused =
             |why: String| BackendError::caused(ErrorKind::FailedPrecondition, attempt, why);
         let cgroup = self.cgroup_of(task, attempt)?;
         let build = BuildContainer {
             cgroup,
             resources: None,
+            socket: Some(socket),
         };
         let spec = build
             .into_spec()
@@ -137,11 +152,15 @@ impl Scope {
             let (mut client, request) = (self.tasks(), self.request(message));
             async move { client.wait(request).await }
         });
-        let killed = self.send_signal(id, "", SIGKILL, true);
+        let task = Target {
+            container: id,
+            exec: "",
+        };
+        let killed = self.kill(task, SIGKILL, true);
         let timed = tokio::time::timeout(DEATH, async { tokio::join!(killed, ended) });
         if let Ok((killed, ended)) = timed.await {
-            if let Err(error) = killed {
-                tracing::debug!(?error, "killing a task that has ended");
+            if let Err(status) = killed {
+                tracing::debug!(%status, "killing a task that has ended");
             }
             ignore_absent(ended.map(drop), attempt)?;
         } else {
@@ -157,26 +176,19 @@ impl Scope {
         ignore_absent(deleted.await.map(drop), attempt)
     }
 
-    /// Signals a process; an empty `exec` is the task's first one.
-    pub(crate) async fn send_signal(
-        &self,
-        container: &str,
-        exec: &str,
-        signal: u32,
-        all: bool,
-    ) -> Result<(), BackendError> {
-        let killed = repeat(|| {
+    /// Signals a process, or a container with all of them.
+    pub(crate) async fn kill(&self, of: Target<'_>, signal: u32, all: bool) -> Result<(), Status> {
+        repeat(|| {
             let message = wire::KillRequest {
-                container_id: container.to_owned(),
-                exec_id: exec.to_owned(),
+                container_id: of.container.to_owned(),
+                exec_id: of.exec.to_owned(),
                 signal,
                 all,
             };
             let (mut client, request) = (self.tasks(), self.request(message));
             async move { client.kill(request).await }
-        });
-        let attempt = || format!("sending signal {signal} to {container} {exec}");
-        ignore_absent(killed.await, attempt)
+        })
+        .await
     }
 }
 
@@ -209,6 +221,8 @@ pub(crate) struct Build {
     id: String,
     /// Where its steps' pipes and results are.
     state: PathBuf,
+    /// To its shim, once its task has been started.
+    line: OnceLock<Line>,
     closed: AtomicBool,
 }
 
@@ -233,7 +247,17 @@ impl Build {
             async move { client.start(request).await }
         });
         started.await.map_err(|status| failed(attempt(), &status))?;
+        let line = Line::to_shim(&self.state, &self.scope).await;
+        let line = line.map_err(|status| failed(attempt(), &status))?;
+        // A build is started once.
+        self.line.get_or_init(|| line);
         Ok(())
+    }
+
+    fn name(&self, step: &str) -> Name {
+        let line = self.line.get().cloned();
+        let line = line.unwrap_or_else(|| Line::Containerd(self.scope.clone()));
+        Name::of_exec(self.scope.clone(), line, &self.id, step)
     }
 }
 
@@ -251,7 +275,7 @@ impl Sandbox for Build {
             return Err(ended);
         }
         let dir = self.state.join(id);
-        let name = Name::of_exec(self.scope.clone(), &self.id, id);
+        let name = self.name(id);
         let step = Step::start(name, dir, step, io).await?;
         Ok(Box::new(step))
     }
@@ -262,7 +286,7 @@ impl Sandbox for Build {
         visit: VisitSpec,
         io: StepIo,
     ) -> Result<Box<dyn Process>, BackendError> {
-        let name = Name::of_exec(self.scope.clone(), &self.id, id);
+        let name = self.name(id);
         if self.closed.load(Ordering::Relaxed) {
             return Err(name.ended());
         }

@@ -5,15 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 
-use containerd_client::services::v1 as wire;
-use prost_types::Any;
 use shipway_backend::{BackendError, StepIo};
 use shipway_step::{STEP_TYPE_URL, StepOutcome, StepSpec, VISIT_TYPE_URL, VisitSpec};
 use tonic::Status;
 
-use crate::connection::{once, repeat};
-use crate::error::is_down;
 use crate::fifo::{Pipes, Word};
+use crate::line::NewExec;
 use crate::single::Figures;
 use crate::step::{Ended, Name, Step, Streams, Tell, Traces};
 
@@ -160,62 +157,19 @@ impl Name {
             let path = path.as_deref().unwrap_or_else(|| Path::new(""));
             path.to_string_lossy().into_owned()
         };
-        let message = wire::ExecProcessRequest {
-            container_id: self.container.clone(),
+        let new = NewExec {
             stdin: path(&pipes.stdin),
             stdout: path(&pipes.stdout),
             stderr: path(&pipes.stderr),
             terminal: recipe.terminal,
-            spec: Some(Any {
-                type_url: recipe.type_url.to_owned(),
-                value: recipe.value,
-            }),
-            exec_id: self.exec.clone(),
+            type_url: recipe.type_url,
+            value: recipe.value,
         };
-        let added = once(|| {
-            let (mut client, request) = (self.scope.tasks(), self.scope.request(message.clone()));
-            async move { client.exec(request).await }
-        });
-        added
-            .await
-            .map(drop)
-            .map_err(|status| self.not_started(&status).into())
+        let added = self.line.exec(self.target(), new).await;
+        added.map_err(|status| self.not_started(&status).into())
     }
 
     async fn begin(&self) -> Result<(), Status> {
-        match self.request_start().await {
-            // containerd ended with the answer on its way: what became of the step is asked when it is back.
-            Err(status) if is_down(&status) => self.restart().await,
-            answered => answered,
-        }
-    }
-
-    async fn request_start(&self) -> Result<(), Status> {
-        let started = once(|| {
-            let message = wire::StartRequest {
-                container_id: self.container.clone(),
-                exec_id: self.exec.clone(),
-            };
-            let (mut client, request) = (self.scope.tasks(), self.scope.request(message));
-            async move { client.start(request).await }
-        });
-        started.await.map(drop)
-    }
-
-    /// After a lost answer: starts the step unless that has happened.
-    async fn restart(&self) -> Result<(), Status> {
-        let known = repeat(|| {
-            let message = wire::GetRequest {
-                container_id: self.container.clone(),
-                exec_id: self.exec.clone(),
-            };
-            let (mut client, request) = (self.scope.tasks(), self.scope.request(message));
-            async move { client.get(request).await }
-        });
-        let status = known.await?.process.unwrap_or_default().status();
-        match status {
-            containerd_client::types::v1::Status::Created => self.request_start().await,
-            _ => Ok(()),
-        }
+        self.line.start(self.target()).await
     }
 }

@@ -196,8 +196,12 @@ pub(crate) fn remove_process(dir: &Path) {
 /// Removes a build's directory with those of its steps; it is no error where it is gone. Only what this crate puts there
 /// goes: a step's root may still be mounted, and nothing in it is ever deleted.
 pub(crate) fn remove_build(dir: &Path) {
-    for step in entries(dir) {
-        remove_step(&step);
+    for entry in entries(dir) {
+        if fs::symlink_metadata(&entry).is_ok_and(|data| data.is_dir()) {
+            remove_step(&entry);
+        } else {
+            told(&entry, fs::remove_file(&entry));
+        }
     }
     told(dir, fs::remove_dir(dir));
 }

@@ -13,6 +13,7 @@ mod fifo;
 mod host;
 mod images;
 mod leases;
+mod line;
 mod scope;
 mod single;
 mod snapshots;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use containerd_client::services::v1 as wire;
 use shipway_backend::{BackendError, ErrorKind, Exit, Process};
 use shipway_model::Digest;
 use shipway_step::StepOutcome;
@@ -13,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use crate::connection::repeat;
 use crate::error::failed;
 use crate::fifo::{self, Ends};
+use crate::line::{self, Line, Target};
 use crate::scope::Scope;
 use crate::single::{Figures, Rootfs};
 
@@ -41,6 +40,7 @@ pub(crate) struct Tell {
 #[derive(Clone)]
 pub(crate) struct Name {
     pub(crate) scope: Scope,
+    pub(crate) line: Line,
     build: String,
     step: String,
     pub(crate) container: String,
@@ -153,13 +153,8 @@ impl Process for Step {
         let number = u32::try_from(signal);
         let number = number.map_err(|error| self.name.error("signalling", error))?;
         Self::begun(self.begun.clone()).await;
-        let Name {
-            scope,
-            container,
-            exec,
-            ..
-        } = &self.name;
-        scope.send_signal(container, exec, number, false).await
+        let sent = self.name.line.kill(self.name.target(), number).await;
+        ended_is_fine(sent).map_err(|status| failed(self.name.attempt("signalling"), &status))
     }
 
     async fn kill(&self) -> Result<(), BackendError> {
@@ -172,16 +167,7 @@ impl Process for Step {
 
     async fn resize(&self, rows: u16, columns: u16) -> Result<(), BackendError> {
         Self::begun(self.begun.clone()).await;
-        let resized = repeat(|| {
-            let message = wire::ResizePtyRequest {
-                container_id: self.name.container.clone(),
-                exec_id: self.name.exec.clone(),
-                width: columns.into(),
-                height: rows.into(),
-            };
-            let (mut client, request) = (self.name.scope.tasks(), self.name.scope.request(message));
-            async move { client.resize_pty(request).await }
-        });
+        let resized = self.name.line.resize(self.name.target(), rows, columns);
         let resized = resized.await;
         resized.map_err(|status| failed(self.name.attempt("resizing"), &status))
     }
@@ -211,9 +197,10 @@ impl std::fmt::Debug for Name {
 
 impl Name {
     /// A step that is an exec in its build's task.
-    pub(crate) fn of_exec(scope: Scope, container: &str, exec: &str) -> Self {
+    pub(crate) fn of_exec(scope: Scope, line: Line, container: &str, exec: &str) -> Self {
         Self {
             scope,
+            line,
             build: container.to_owned(),
             step: exec.to_owned(),
             container: container.to_owned(),
@@ -228,6 +215,7 @@ impl Name {
             container = Digest::of(container).hex();
         }
         Self {
+            line: Line::Containerd(scope.clone()),
             scope,
             build: build.to_owned(),
             step: step.to_owned(),
@@ -241,6 +229,13 @@ impl Name {
         Self {
             exec: exec.to_owned(),
             ..self
+        }
+    }
+
+    pub(crate) fn target(&self) -> Target<'_> {
+        Target {
+            container: &self.container,
+            exec: &self.exec,
         }
     }
 
@@ -291,9 +286,8 @@ impl Name {
 
     async fn kill(&self) -> Result<(), BackendError> {
         // The step is pid 1 of its own PID namespace: with it goes everything that it started.
-        self.scope
-            .send_signal(&self.container, &self.exec, SIGKILL, false)
-            .await
+        let killed = self.line.kill(self.target(), SIGKILL).await;
+        ended_is_fine(killed).map_err(|status| failed(self.attempt("killing"), &status))
     }
 
     /// What became of the task, where an answer shows that it is no more.
@@ -301,10 +295,7 @@ impl Name {
         if status.code() == Code::NotFound {
             return Some("build container was removed");
         }
-        status
-            .message()
-            .contains("ttrpc: closed")
-            .then_some("the build's shim has ended")
+        line::says_closed(status).then_some("the build's shim has ended")
     }
 
     /// Removes what is left of a step; nobody waits for that.
@@ -328,15 +319,7 @@ impl Name {
     }
 
     async fn delete(&self) {
-        let deleted = repeat(|| {
-            let message = wire::DeleteProcessRequest {
-                container_id: self.container.clone(),
-                exec_id: self.exec.clone(),
-            };
-            let (mut client, request) = (self.scope.tasks(), self.scope.request(message));
-            async move { client.delete_process(request).await }
-        });
-        if let Err(status) = deleted.await {
+        if let Err(status) = self.line.delete(self.target()).await {
             // The build may be closed by now, and everything of it gone.
             tracing::debug!(step = self.step, %status, "deleting an exec");
         }
@@ -413,23 +396,9 @@ impl Streams {
 }
 
 impl Name {
-    /// Waits for the step's end by containerd's word: its exit code.
+    /// Waits for the step's end by its shim's word: its exit code.
     pub(crate) async fn wait(&self) -> Result<u32, Status> {
-        let Self {
-            scope,
-            container,
-            exec,
-            ..
-        } = self;
-        let answer = repeat(|| {
-            let message = wire::WaitRequest {
-                container_id: container.clone(),
-                exec_id: exec.clone(),
-            };
-            let (mut client, request) = (scope.tasks(), scope.request(message));
-            async move { client.wait(request).await }
-        });
-        Ok(answer.await?.exit_status)
+        self.line.wait(self.target()).await
     }
 
     /// How a step ended, by its launcher's word.
@@ -473,17 +442,16 @@ async fn feed(name: Name, to: tokio::net::unix::pipe::Sender, from: mpsc::Receiv
     if let Err(error) = fifo::pump_in(to, from).await {
         tracing::debug!(step = name.step, %error, "a step does not read its input");
     }
-    let message = wire::CloseIoRequest {
-        container_id: name.container.clone(),
-        exec_id: name.exec.clone(),
-        stdin: true,
-    };
-    let closed = name
-        .scope
-        .tasks()
-        .close_io(name.scope.request(message))
-        .await;
+    let closed = name.line.close_input(name.target()).await;
     if let Err(status) = closed {
         tracing::debug!(step = name.step, %status, "closing a step's input");
+    }
+}
+
+/// A process that has ended takes no signal, and needs none.
+fn ended_is_fine(sent: Result<(), Status>) -> Result<(), Status> {
+    match sent {
+        Err(status) if status.code() != Code::NotFound => Err(status),
+        _ => Ok(()),
     }
 }

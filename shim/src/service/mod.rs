@@ -4,6 +4,7 @@
 mod build;
 mod console;
 mod container;
+mod direct;
 mod events;
 mod executor;
 pub(crate) mod helper;
@@ -28,7 +29,7 @@ use containerd_shim::protos::protobuf::Message as _;
 use containerd_shim::publisher::RemotePublisher;
 use containerd_shim::{Config, Error, ExitSignal, Flags, Shim, StartOpts, TtrpcResult, spawn};
 use oci_spec::runtime::Spec;
-use shipway_step::{RUNTIME, is_build};
+use shipway_step::{RUNTIME, daemon_socket, is_build};
 use tracing::{error, warn};
 use ttrpc::Code;
 
@@ -100,6 +101,8 @@ pub(crate) struct Service {
     running: Arc<Mutex<Option<Arc<Running>>>>,
     /// Held while the task is made: who wants to end it has to wait, or would leave it behind.
     making: Arc<tokio::sync::Mutex<()>>,
+    /// What serves a build's daemon.
+    direct: Arc<Mutex<Option<ttrpc::r#async::Server>>>,
 }
 
 #[async_trait]
@@ -123,6 +126,7 @@ impl Shim for Service {
             events: Arc::default(),
             running: Arc::default(),
             making: Arc::default(),
+            direct: Arc::default(),
         };
         if args.action.is_empty() {
             let (service, socket) = (service.clone(), args.socket.clone());
@@ -236,6 +240,11 @@ impl Service {
     }
 
     async fn create_build(&self, bundle: &Path, stdio: Stdio, spec: Spec) -> TtrpcResult<Running> {
+        if let Some(socket) = daemon_socket(&spec) {
+            let served = direct::serve(self.clone(), socket).await;
+            let server = served.map_err(|error| failed(&format!("serving the daemon: {error}")))?;
+            *self.direct.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+        }
         let build = Build::launch(bundle).await;
         let build = build.map_err(|error| failed(&format!("starting the launcher: {error}")))?;
         let container = self.container(bundle, build.pid.unsigned_abs(), stdio)?;

@@ -1,7 +1,7 @@
 //! Decides how a build's container is described to containerd. It never talks to containerd.
 
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
@@ -12,6 +12,11 @@ use oci_spec::runtime::{
 /// The annotation (value `true`) of the OCI specification that makes a container a build.
 pub const BUILD_ANNOTATION: &str = "shipway.dev/build";
 
+/// The annotation with the path of the socket on which the shim is to serve the build's daemon.
+const SOCKET_ANNOTATION: &str = "shipway.dev/daemon-socket";
+/// That socket's name in the build's directory.
+pub const DAEMON_SOCKET: &str = "shim.sock";
+
 /// What the daemon chooses about a build's container.
 #[derive(Debug, Clone, Default)]
 pub struct BuildContainer {
@@ -19,12 +24,19 @@ pub struct BuildContainer {
     pub cgroup: PathBuf,
     /// Limits of the whole build.
     pub resources: Option<LinuxResources>,
+    /// Where the shim serves the daemon itself, besides containerd; the directory is there and lets nobody else in.
+    pub socket: Option<PathBuf>,
 }
 
 impl BuildContainer {
     /// The whole OCI specification to create the container with. Its process is what an ordinary `ctr tasks exec`
     /// starts from; its root is the bundle's own empty `rootfs`, so the task is created without root mounts.
     pub fn into_spec(self) -> Result<Spec, OciSpecError> {
+        let mut annotations = HashMap::from([(BUILD_ANNOTATION.to_owned(), "true".to_owned())]);
+        if let Some(socket) = self.socket {
+            let socket = socket.display().to_string();
+            annotations.insert(SOCKET_ANNOTATION.to_owned(), socket);
+        }
         let process = ProcessBuilder::default()
             .args(vec!["shipway-launcher".to_owned()])
             .env(vec![
@@ -52,7 +64,7 @@ impl BuildContainer {
             )
             .linux(linux)
             .mounts(Vec::new())
-            .annotations([(BUILD_ANNOTATION.to_owned(), "true".to_owned())])
+            .annotations(annotations)
             .build()?;
         // The builder has made one up.
         spec.set_hostname(None);
@@ -97,6 +109,13 @@ pub fn is_build(spec: &Spec) -> bool {
         .is_some_and(|value| value == "true")
 }
 
+/// Where the shim of a build is to serve the daemon.
+#[must_use]
+pub fn daemon_socket(spec: &Spec) -> Option<&Path> {
+    let annotations = spec.annotations().as_ref()?;
+    annotations.get(SOCKET_ANNOTATION).map(Path::new)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,11 +125,13 @@ mod tests {
         let build = BuildContainer {
             cgroup: "/shipway/b1".into(),
             resources: None,
+            socket: Some("/run/b1/shim.sock".into()),
         };
         let spec = build.into_spec().unwrap();
         let json = serde_json::to_vec(&spec).unwrap();
         let read: Spec = serde_json::from_slice(&json).unwrap();
         assert!(is_build(&read));
+        assert_eq!(daemon_socket(&read), Some(Path::new("/run/b1/shim.sock")));
         assert_eq!(
             read.linux()
                 .as_ref()

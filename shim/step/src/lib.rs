@@ -14,7 +14,7 @@ mod outcome;
 mod step;
 mod visit;
 
-pub use build::{BUILD_ANNOTATION, BuildContainer, is_build};
+pub use build::{BUILD_ANNOTATION, BuildContainer, DAEMON_SOCKET, daemon_socket, is_build};
 pub use error::InvalidStep;
 pub use layers::{LayerStack, Writable};
 pub use outcome::{StepFailure, StepOutcome};

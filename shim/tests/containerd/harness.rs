@@ -121,6 +121,7 @@ impl Containerd {
         let spec = BuildContainer {
             cgroup,
             resources: None,
+            socket: None,
         }
         .into_spec()
         .unwrap();

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use containerd_client::services::v1 as wire;
 use containerd_client::services::v1::container::Runtime;
-use containerd_client::types::v1 as wire_types;
 use oci_spec::runtime::{Process, Spec};
 use prost_types::Any;
 use shipway_backend::{BackendError, BuildTask};
@@ -14,6 +13,7 @@ use crate::build::SPEC;
 use crate::connection::{once, repeat};
 use crate::error::{failed, is_down};
 use crate::fifo::Pipes;
+use crate::line::task_status;
 use crate::step::Name;
 
 /// The runtime whose shim every containerd brings along.
@@ -33,7 +33,7 @@ pub(super) async fn start(
     let done = async {
         create_container(name, &container).await?;
         create_task(name, &task_request(name, spec, pipes)).await?;
-        start_task(name).await
+        name.line.start(name.target()).await
     };
     let started: Result<(), Status> = done.await;
     started.map_err(|status| failed(name.attempt("starting"), &status))
@@ -81,45 +81,12 @@ async fn create_task(name: &Name, message: &wire::CreateTaskRequest) -> Result<(
         created.await.map(drop)
     };
     match create().await {
-        Err(status) if is_down(&status) => match task_status(name).await {
+        Err(status) if is_down(&status) => match task_status(&name.scope, name.target()).await {
             Err(status) if status.code() == Code::NotFound => create().await,
             known => known.map(drop),
         },
         answered => answered,
     }
-}
-
-async fn start_task(name: &Name) -> Result<(), Status> {
-    let start = async || {
-        let started = once(|| {
-            let message = wire::StartRequest {
-                container_id: name.container.clone(),
-                exec_id: String::new(),
-            };
-            let (mut client, request) = (name.scope.tasks(), name.scope.request(message));
-            async move { client.start(request).await }
-        });
-        started.await.map(drop)
-    };
-    match start().await {
-        Err(status) if is_down(&status) => match task_status(name).await? {
-            wire_types::Status::Created => start().await,
-            _ => Ok(()),
-        },
-        answered => answered,
-    }
-}
-
-async fn task_status(name: &Name) -> Result<wire_types::Status, Status> {
-    let known = repeat(|| {
-        let message = wire::GetRequest {
-            container_id: name.container.clone(),
-            exec_id: String::new(),
-        };
-        let (mut client, request) = (name.scope.tasks(), name.scope.request(message));
-        async move { client.get(request).await }
-    });
-    Ok(known.await?.process.unwrap_or_default().status())
 }
 
 fn describe(name: &Name, spec: &Spec, task: &BuildTask) -> Result<wire::Container, BackendError> {
