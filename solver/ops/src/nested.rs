@@ -153,16 +153,40 @@ impl Operation<Snapshot> for PassthroughOperation {
         _ctx: &OpContext,
         inputs: Vec<Snapshot>,
     ) -> Result<Vec<Snapshot>, Failure> {
-        let output = |input: &Option<usize>| match input {
-            None => Ok(Snapshot::default()),
-            Some(input) => inputs.get(*input).cloned().ok_or_else(|| {
-                Failure::new(format!("invalid passthrough output input index {input}"))
-            }),
-        };
-        self.op.outputs.iter().map(output).collect()
+        handed_on(&self.op, &inputs)
     }
 
     fn takes_slot(&self) -> bool {
         false
+    }
+}
+
+/// The input that stands at each output; `None` is the empty filesystem.
+fn handed_on<V: Clone + Default>(op: &PassthroughOp, inputs: &[V]) -> Result<Vec<V>, Failure> {
+    let output = |input: &Option<usize>| match input {
+        None => Ok(V::default()),
+        Some(input) => inputs
+            .get(*input)
+            .cloned()
+            .ok_or_else(|| Failure::new(format!("invalid passthrough output input index {input}"))),
+    };
+    op.outputs.iter().map(output).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passthrough_hands_on_the_inputs_that_its_outputs_name() {
+        let op = |outputs: &[Option<usize>]| PassthroughOp {
+            id: "x".to_owned(),
+            outputs: outputs.to_vec(),
+        };
+        let inputs = ["a", "b"];
+        let handed = handed_on(&op(&[Some(1), None, Some(1), Some(0)]), &inputs);
+        assert_eq!(handed.unwrap(), ["b", "", "b", "a"]);
+        let wrong = handed_on(&op(&[Some(2)]), &inputs).unwrap_err();
+        assert_eq!(&*wrong.message, "invalid passthrough output input index 2");
     }
 }

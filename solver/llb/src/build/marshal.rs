@@ -4,10 +4,13 @@ use super::{Graph, Kind, Node, Output, State, VertexOptions, exec};
 use crate::encode::encode_op;
 use shipway_model::definition::{Location, SourceInfo};
 use shipway_model::op::{
-    DiffOp, FileAction, FileActionKind, FileCopy, FileOp, MergeOp, Op, PassthroughOp,
+    BuildOp, DiffOp, FileAction, FileActionKind, FileCopy, FileOp, MergeOp, Op, PassthroughOp,
 };
 use shipway_model::{Definition, Digest, Edge, Platform, SourceMaps, Vertex, VertexMeta};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+
+/// Input of a nested build that holds its definition.
+const DEFINITION_INPUT: &str = "buildkit.llb.definition";
 
 /// Why a graph cannot become a definition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,6 +145,7 @@ impl Nodes<'_> {
             Kind::Merge(inputs)
             | Kind::Passthrough { inputs, .. }
             | Kind::Imported { inputs, .. } => inputs.iter().copied().map(Some).collect(),
+            Kind::Build { input, .. } => vec![*input],
             Kind::Diff { lower, upper } => vec![*lower, *upper],
         };
         let mut nodes = Vec::with_capacity(outputs.len());
@@ -367,6 +371,7 @@ fn op(kind: Kind, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
             }
             Op::Merge(merge)
         }
+        Kind::Build { input, attrs } => Op::Build(build_op(input, attrs, inputs)?),
         Kind::Diff { lower, upper } => {
             let mut push = |output| {
                 let edge = inputs.edge(output)?;
@@ -391,6 +396,20 @@ fn op(kind: Kind, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
             Op::Passthrough(PassthroughOp { id, outputs })
         }
         Kind::Unbound | Kind::Alias(_) | Kind::Imported { .. } => return Err(BuildError::Unbound),
+    })
+}
+
+fn build_op(
+    definition: Option<Output>,
+    attrs: BTreeMap<String, String>,
+    inputs: &mut Inputs<'_>,
+) -> Result<BuildOp, BuildError> {
+    let input = inputs.add(definition)?;
+    let named = input.map(|index| (DEFINITION_INPUT.to_owned(), index));
+    Ok(BuildOp {
+        builder: None,
+        inputs: named.into_iter().collect(),
+        attrs,
     })
 }
 

@@ -35,6 +35,7 @@ pub use vars::Vars;
 use shipway_model::definition::SourceInfo;
 use shipway_model::op::SourceOp;
 use shipway_model::{Digest, Vertex};
+use std::collections::BTreeMap;
 
 /// One output of one vertex of a [`Graph`]; `None` where used as an option is scratch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,6 +66,11 @@ enum Kind {
     Diff {
         lower: Option<Output>,
         upper: Option<Output>,
+    },
+    /// The graph that a file of an input holds.
+    Build {
+        input: Option<Output>,
+        attrs: BTreeMap<String, String>,
     },
     Passthrough {
         id: String,
@@ -164,6 +170,18 @@ impl Graph {
         };
         let node = self.push(kind, options.cap("passthroughop"));
         state.with_output(Some(Output { node, index: 0 }))
+    }
+
+    /// Builds the definition that a file of `state` holds; its path is `buildkit.llb.definition` unless `file` is another.
+    pub fn build(&mut self, state: &State, file: Option<&str>, options: VertexOptions) -> State {
+        let attrs = file.map(|file| ("llbbuild.filename".to_owned(), file.to_owned()));
+        let kind = Kind::Build {
+            input: state.output(),
+            attrs: attrs.into_iter().collect(),
+        };
+        let options = options.cap_if(file.is_some(), "source.buildop.llbfilename");
+        let node = self.push(kind, options);
+        State::of(Output { node, index: 0 })
     }
 
     fn push(&mut self, kind: Kind, options: VertexOptions) -> usize {

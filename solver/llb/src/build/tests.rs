@@ -302,3 +302,23 @@ fn a_file_that_came_from_the_same_graph_is_one_file() {
     assert_eq!(graph.source_file(info("dockerfile", "b")), first);
     assert_ne!(graph.source_file(info("other", "a")), first);
 }
+
+#[test]
+fn a_nested_build_names_the_input_and_the_file_of_its_definition() {
+    let mut graph = Graph::default();
+    let base = image(&mut graph);
+    for (file, attrs) in [(None, 0), (Some("other"), 1)] {
+        let built = graph.build(&base, file, VertexOptions::default());
+        let definition = graph.definition(&built, None).unwrap();
+        survives_the_wire(&definition);
+        let Op::Build(build) = &definition.vertices[1].op else {
+            panic!("the last vertex builds");
+        };
+        assert_eq!(build.inputs["buildkit.llb.definition"], 0);
+        assert_eq!((build.builder, build.attrs.len()), (None, attrs));
+        // The entry has its value even though that is empty: Go finds nothing there otherwise.
+        let entry = b"buildkit.llb.definition\x12\x00";
+        let bytes = &definition.vertices[1].bytes;
+        assert!(bytes.windows(entry.len()).any(|part| part == entry));
+    }
+}

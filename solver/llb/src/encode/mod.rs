@@ -87,11 +87,28 @@ pub fn encode_op(
         Op::Exec(exec) => pb::op::Op::Exec(exec::encode(exec)),
         Op::Source(source) => pb::op::Op::Source(encode_source(source)),
         Op::File(file) => pb::op::Op::File(file::encode(file)),
-        Op::Build(build) => pb::op::Op::Build(encode_build(build)),
+        Op::Build(build) => return encode_build(build, frame(inputs, platform, constraints)),
         Op::Merge(merge) => pb::op::Op::Merge(encode_merge(merge)),
         Op::Diff(diff) => pb::op::Op::Diff(encode_diff(diff)),
         Op::Passthrough(pass) => pb::op::Op::Passthrough(encode_passthrough(pass)),
     };
+    let mut bytes = frame(inputs, platform, constraints);
+    bytes.extend(
+        pb::Op {
+            op: Some(body),
+            ..pb::Op::default()
+        }
+        .encode_to_vec(),
+    );
+    bytes
+}
+
+/// All of an op but what it does. Go writes a oneof behind all other fields, and digests are made of what Go writes.
+fn frame(
+    inputs: &[(Digest, usize)],
+    platform: Option<&Platform>,
+    constraints: &[String],
+) -> Vec<u8> {
     let input = |&(digest, index): &(Digest, usize)| pb::Input {
         digest: digest.to_string(),
         index: position(Some(index)),
@@ -104,16 +121,7 @@ pub fn encode_op(
         }),
         op: None,
     };
-    // Go writes a oneof behind all other fields, and digests are made of what Go writes.
-    let mut bytes = frame.encode_to_vec();
-    bytes.extend(
-        pb::Op {
-            op: Some(body),
-            ..pb::Op::default()
-        }
-        .encode_to_vec(),
-    );
-    bytes
+    frame.encode_to_vec()
 }
 
 /// A platform as an op carries it.
@@ -234,21 +242,37 @@ fn encode_source(source: &SourceOp) -> pb::SourceOp {
     }
 }
 
-fn encode_build(build: &BuildOp) -> pb::BuildOp {
-    let input = |(name, &index): (&String, &usize)| {
-        (
-            name.clone(),
-            pb::BuildInput {
-                input: position(Some(index)),
-            },
-        )
+/// Writes a build op behind `frame`, its inputs by hand: the first input is an empty message, which prost leaves out of a
+/// map's entry, and BuildKit's daemon ends itself over such an entry.
+fn encode_build(build: &BuildOp, mut frame: Vec<u8>) -> Vec<u8> {
+    let around = |builder: i64, attrs: &BTreeMap<String, String>| {
+        let op = pb::BuildOp {
+            builder,
+            attrs: attrs.clone(),
+            ..pb::BuildOp::default()
+        };
+        op.encode_to_vec()
     };
-    pb::BuildOp {
-        builder: position(build.builder),
-        inputs: build.inputs.iter().map(input).collect(),
-        def: None,
-        attrs: build.attrs.clone(),
+    let mut body = around(position(build.builder), &BTreeMap::new());
+    for (name, &index) in &build.inputs {
+        let input = pb::BuildInput {
+            input: position(Some(index)),
+        };
+        let mut entry = Vec::new();
+        field(1, name.as_bytes(), &mut entry);
+        field(2, &input.encode_to_vec(), &mut entry);
+        field(2, &entry, &mut body);
     }
+    body.extend(around(0, &build.attrs));
+    field(5, &body, &mut frame);
+    frame
+}
+
+/// A field of bytes, empty or not.
+fn field(number: u32, value: &[u8], to: &mut Vec<u8>) {
+    prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, to);
+    prost::encoding::encode_varint(value.len() as u64, to);
+    to.extend_from_slice(value);
 }
 
 fn encode_merge(merge: &MergeOp) -> pb::MergeOp {
