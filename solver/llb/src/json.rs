@@ -1,5 +1,6 @@
 //! Ops and source maps as JSON, in protobuf's own mapping: what people and programs look at when a frontend is asked to
-//! convert instead of build. Decides nothing about their meaning, and is never read back.
+//! convert instead of build, and what debuggers read out of a failure. Decides nothing about their meaning, and is never
+//! read back here. The other form, that of Go's structs, is [`crate::op_json`]'s.
 //!
 //! Goes by the messages' bytes and a table of their fields (BuildKit's `ops.proto`): proto3 leaves out what has its default
 //! value, and so does the mapping, which makes what is there what is shown.
@@ -263,6 +264,12 @@ const INFO: &[Field] = &[
     one(4, "language", Text),
 ];
 
+/// An encoded op, in protobuf's mapping: what debuggers read out of a failure.
+#[must_use]
+pub fn op_proto_json(encoded: &[u8]) -> Value {
+    message(OP, encoded)
+}
+
 /// A definition as BuildKit's conversion shows it: ops and what is known of them by digest, and the source map.
 #[must_use]
 pub fn definition_json(definition: &Definition) -> Value {
@@ -445,8 +452,34 @@ fn value(kind: Kind, wire: &Wire<'_>) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::{FileActions, MkFile, Run, State};
+    use crate::build::{FileActions, MkFile, Run, RunMount, State};
     use crate::{Graph, VertexOptions};
+
+    #[test]
+    fn a_mount_is_spelled_as_buildkit_reads_it() {
+        let mut graph = Graph::default();
+        let cache = RunMount::Cache {
+            id: "x".into(),
+            sharing: shipway_model::op::CacheSharing::Locked,
+            state: State::scratch(),
+            source: String::new(),
+            readonly: false,
+        };
+        let run = Run::new(["sh".to_owned()]).mount("/c", cache);
+        let ran = graph.run(&State::scratch(), run, VertexOptions::default());
+        let definition = graph.definition(ran.root(), None).unwrap();
+        let shown = op_proto_json(&definition.vertices[0].bytes);
+        let mounts = shown["exec"]["mounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["dest"] == "/c").unwrap();
+        assert_eq!(
+            (&mount["input"], &mount["mountType"]),
+            (&"-1".into(), &"CACHE".into())
+        );
+        assert_eq!(
+            mount["cacheOpt"],
+            serde_json::json!({"ID": "x", "sharing": "LOCKED"})
+        );
+    }
 
     #[test]
     fn what_has_its_default_is_not_shown() {

@@ -4,7 +4,7 @@
 //! - [`encode()`] writes one back; an op's bytes are kept, so digests survive the round trip.
 //! - [`definition_json()`] shows one to people and programs.
 //! - [`build`] makes definitions: what a frontend or any other program uses as a library.
-//! - [`json`] shows ops as BuildKit does.
+//! - [`op_json`] shows ops as BuildKit's Go structs are shown.
 //! - [`caps`] lists what clients may ask for by name.
 //!
 //! It never runs, fetches or resolves anything.
@@ -23,7 +23,7 @@ mod rewrite;
 pub use build::{Graph, State, VertexOptions};
 pub use decode::{InvalidDefinition, InvalidOp, decode, decode_bytes};
 pub use encode::{encode, encode_bytes};
-pub use json::definition_json;
+pub use json::{definition_json, op_proto_json};
 pub use rewrite::replace_sources;
 
 /// Key of a vertex's description that holds the name shown in progress displays.

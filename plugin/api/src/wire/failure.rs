@@ -13,8 +13,6 @@ use shipway_model::{Failure, FailureDetail, SourceRange};
 use shipway_proto::{pb, rpc};
 use tonic::{Code, Status};
 
-use super::op_json;
-
 const PREFIX: &str = "github.com/moby/buildkit/";
 
 /// The status that a client gets.
@@ -122,12 +120,10 @@ fn detail(detail: &FailureDetail) -> prost_types::Any {
             description,
             ..
         } => {
-            let op = pb::Op::decode(&**op).map(|op| op_json::op(&op));
             let solve = json!({
                 "inputIDs": input_ids,
                 "mountIDs": mount_ids,
-                // Bytes that came in as an op are one.
-                "op": op.unwrap_or(Value::Null),
+                "op": shipway_llb::op_proto_json(op),
                 "description": description,
             });
             ("errdefs.Solve", solve)

@@ -2,7 +2,6 @@
 
 pub mod failure;
 pub mod history;
-mod op_json;
 pub mod progress;
 pub mod result;
 pub mod solve;
