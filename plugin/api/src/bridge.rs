@@ -187,7 +187,8 @@ fn layout_store(source: &pb::SourceOp) -> (String, String) {
 /// `(offset, length)` of a part of a file.
 fn range(wire: wire::FileRange) -> Result<(u64, u64), Status> {
     let number = |value: i64| {
-        u64::try_from(value).map_err(|_| Status::invalid_argument("a negative range of a file"))
+        u64::try_from(value)
+            .map_err(|_| Status::invalid_argument("invalid range: a negative number"))
     };
     Ok((number(wire.offset)?, number(wire.length)?))
 }

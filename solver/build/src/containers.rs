@@ -107,9 +107,9 @@ impl Caller {
                 let path = format!("{}{}", selector.trim_end_matches('/'), clean(place.path));
                 Ok((layers, path))
             }
-            View::Hidden => Err(Failure::new(format!(
-                "the files of mount {} can't be read from outside of the container",
-                place.mount
+            View::File => Err(Failure::new(format!(
+                "open {}: mount {} is not a directory",
+                place.path, place.mount
             ))),
         }
     }

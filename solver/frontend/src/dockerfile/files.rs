@@ -76,15 +76,7 @@ impl Files {
             if elsewhere.context.is_some() {
                 return Ok(None);
             }
-            let ignores = entry::ignore_source(options, name).map_err(graph)?;
-            let Some(ignores) = solve(bridge, &ignores).await? else {
-                return Ok(None);
-            };
-            match read(bridge, &ignores, entry::IGNORE_FILE).await {
-                // The client serves no files at all: whether any are needed, the Dockerfile tells.
-                Err(failure) if failure.kind == FailureKind::Unimplemented => Ok(None),
-                read => read,
-            }
+            shared_ignore_file(bridge, options, name).await
         };
         let ((dockerfile, own), shared) = tokio::try_join!(files, shared)?;
         let context = if let Some(context) = &elsewhere.context {
@@ -233,6 +225,23 @@ async fn read(bridge: &dyn Bridge, from: &Ref, path: &str) -> Result<Option<Byte
         Ok(bytes) => Ok(Some(bytes)),
         Err(failure) if failure.kind == FailureKind::NotFound => Ok(None),
         Err(failure) => Err(failure),
+    }
+}
+
+/// The ignore file of the client's directory.
+async fn shared_ignore_file(
+    bridge: &dyn Bridge,
+    options: &BuildOptions,
+    directory: &str,
+) -> Result<Option<Bytes>, Failure> {
+    let ignores = entry::ignore_source(options, directory).map_err(graph)?;
+    let Some(ignores) = solve(bridge, &ignores).await? else {
+        return Ok(None);
+    };
+    match read(bridge, &ignores, entry::IGNORE_FILE).await {
+        // The client serves no files at all: whether any are needed, the Dockerfile tells.
+        Err(failure) if failure.kind == FailureKind::Unimplemented => Ok(None),
+        read => read,
     }
 }
 

@@ -67,11 +67,12 @@ pub(super) struct Discarded {
 /// What a mount shows, as directories of the host.
 #[derive(Debug, Clone, Default)]
 pub enum View {
-    /// Layers, lowest first, and the part of them that is mounted.
+    /// Layers, lowest first, and the part of them that is mounted. Memory is none: what a process writes there is its own,
+    /// and BuildKit too shows an empty filesystem in its place.
     Layers(Vec<PathBuf>, String),
-    /// Nothing that could be read from outside: memory, secrets, agents.
+    /// A file or a socket, without paths in it: secrets and agents.
     #[default]
-    Hidden,
+    File,
 }
 
 /// An output of a step.
@@ -147,7 +148,10 @@ impl Planner<'_> {
         let op = self.op;
         for (index, mount) in op.mounts.iter().enumerate() {
             has_root |= mount.dest == "/";
-            self.plan.views.push(View::Hidden);
+            self.plan.views.push(match mount.kind {
+                MountKind::Tmpfs { .. } => View::Layers(Vec::new(), "/".to_owned()),
+                _ => View::File,
+            });
             self.mount(index, mount).await?;
         }
         if !has_root {
