@@ -57,6 +57,7 @@ fn resolve(file: schema::File, flags: &Flags) -> Result<Config, ConfigError> {
         log: log(&file, flags)?,
         listen: listen(&file.grpc, flags)?,
         namespaces: namespaces(&file.shipway)?,
+        hosts_dirs: file.shipway.hosts_dir,
         snapshotter: snapshotter(file.shipway.snapshotter, flags, &root),
         worker: Worker::resolve(file.worker.containerd, flags)?,
         entitlements: entitlements(&file.insecure_entitlements, flags)?,

@@ -216,6 +216,7 @@ pub(crate) struct System {
 pub(crate) struct Shipway {
     pub(crate) namespaces: Vec<String>,
     pub(crate) socket_dir: Option<PathBuf>,
+    pub(crate) hosts_dir: Vec<PathBuf>,
     pub(crate) snapshotter: Snapshotter,
 }
 

@@ -38,6 +38,8 @@ pub struct Config {
     pub history: History,
     /// How registries are reached, by host.
     pub registries: BTreeMap<String, Registry>,
+    /// Where containerd's `<host>/hosts.toml` are looked for, for hosts that are not among `registries`.
+    pub hosts_dirs: Vec<PathBuf>,
     /// Which frontends may be asked for.
     pub frontends: Frontends,
     /// Limits towards the outside.

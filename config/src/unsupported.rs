@@ -115,6 +115,12 @@ fn check_registries(file: &schema::File) -> Result<(), ConfigError> {
                 reason: "name the files with ca and keypair",
             });
         }
+        if registry.keypair.len() > 1 {
+            return Err(ConfigError::Unsupported {
+                key: format!("registry.{host:?}.keypair"),
+                reason: "a host is shown one certificate",
+            });
+        }
     }
     Ok(())
 }

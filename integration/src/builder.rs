@@ -82,6 +82,12 @@ pub fn plugin(dir: &Path) -> Plugin {
     }
 }
 
+/// Where a stand below `dir` has its `<host>/hosts.toml`.
+#[must_use]
+pub fn hosts_dir(dir: &Path) -> PathBuf {
+    dir.join("certs.d")
+}
+
 impl Builder {
     /// Starts the daemon below `dir` against the containerd at `containerd`.
     pub fn start(
@@ -219,10 +225,11 @@ fn configuration(
         let plugin = plugin(dir);
         let own = write!(
             text,
-            "[shipway]\nnamespaces = {:?}\nsocketDir = {}\n\
+            "[shipway]\nnamespaces = {:?}\nsocketDir = {}\nhostsDir = [{}]\n\
              [shipway.snapshotter]\naddress = {}\nroot = {}\n",
             options.more_namespaces,
             quoted(&dir.join("run")),
+            quoted(&hosts_dir(dir)),
             quoted(&plugin.address),
             quoted(&plugin.layers),
         );

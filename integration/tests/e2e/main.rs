@@ -11,6 +11,7 @@ mod devices;
 mod exporters;
 mod frontends;
 mod history;
+mod hosts;
 mod inputs;
 mod kills;
 mod neighbours;

@@ -345,6 +345,7 @@ fn registry(config: &Config) -> Arc<dyn Registry> {
     let defaults = shipway_registry::Settings::default();
     Arc::new(RegistryClient::new(shipway_registry::Settings {
         hosts: config.registries.clone(),
+        hosts_dirs: config.hosts_dirs.clone(),
         concurrency: config
             .system
             .max_registry_concurrency

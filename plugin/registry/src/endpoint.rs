@@ -1,9 +1,13 @@
-//! Which hosts are asked for a repository, in which order and how. Pure but for reading certificates, which it leaves to
-//! `http_client`.
+//! Which hosts are asked for a repository, in which order and how. Files are read by `hosts_dir` and, where they are
+//! certificates, by `http_client`.
 
+use shipway_backend::{BackendError, ErrorKind};
 use shipway_config::Registry;
 use shipway_model::ImageRef;
 
+use crate::hosts_dir;
+use crate::hosts_file::{HostEntry, Purpose};
+use crate::http_client::Reach;
 use crate::settings::Settings;
 
 /// One host that may answer for a repository.
@@ -16,10 +20,8 @@ pub(crate) struct Endpoint {
     /// A mirror is told whose repository is meant.
     pub(crate) namespace: Option<String>,
     pub(crate) transport: Transport,
-    /// How the host is reached.
-    pub(crate) registry: Registry,
-    /// Certificates need not be right.
-    pub(crate) unverified: bool,
+    /// How the host is spoken to.
+    pub(crate) reach: Reach,
 }
 
 /// Over what a host is reached.
@@ -34,8 +36,35 @@ pub(crate) enum Transport {
 }
 
 impl Settings {
+    /// The hosts to ask, in order; at least one. What is written of a registry in the daemon's own configuration comes before
+    /// what containerd's directories say of it.
+    pub(crate) async fn endpoints(
+        &self,
+        image: &ImageRef,
+        insecure: bool,
+        purpose: Purpose,
+    ) -> Result<Vec<Endpoint>, BackendError> {
+        let own = [&image.host, image.registry_host()];
+        let written = if own.iter().any(|name| self.hosts.contains_key(*name)) {
+            None
+        } else {
+            hosts_dir::find(&self.hosts_dirs, &image.host).await?
+        };
+        let endpoints = match written {
+            Some(entries) => from_entries(entries, image, insecure, purpose),
+            None if purpose == Purpose::Push => vec![self.origin(image, insecure)],
+            None => self.sources(image, insecure),
+        };
+        if endpoints.is_empty() {
+            let attempt = format!("finding a registry for {image}");
+            let why = format!("no hosts.toml of {} lets any host {purpose:?}", image.host);
+            return Err(BackendError::caused(ErrorKind::Denied, attempt, why));
+        }
+        Ok(endpoints)
+    }
+
     /// Hosts to pull from: mirrors first, in the order given.
-    pub(crate) fn sources(&self, image: &ImageRef, insecure: bool) -> Vec<Endpoint> {
+    fn sources(&self, image: &ImageRef, insecure: bool) -> Vec<Endpoint> {
         let mirrors = self.hosts.get(&image.host);
         let mirrors = mirrors.map(|registry| registry.mirrors.as_slice());
         let mut endpoints: Vec<Endpoint> = mirrors
@@ -48,7 +77,7 @@ impl Settings {
     }
 
     /// The host that the reference names.
-    pub(crate) fn origin(&self, image: &ImageRef, insecure: bool) -> Endpoint {
+    fn origin(&self, image: &ImageRef, insecure: bool) -> Endpoint {
         let host = image.registry_host();
         let registry = self.registry(&[&image.host, host]);
         Endpoint::new(host, "/v2".to_owned(), registry, insecure)
@@ -80,6 +109,20 @@ impl Settings {
     }
 }
 
+/// What entries of a `hosts.toml` make of a reference; `insecure` is about the registry itself, the last of them.
+fn from_entries(
+    entries: Vec<HostEntry>,
+    image: &ImageRef,
+    insecure: bool,
+    purpose: Purpose,
+) -> Vec<Endpoint> {
+    let last = entries.len().saturating_sub(1);
+    let able = entries.into_iter().enumerate();
+    let able = able.filter(|(_, entry)| entry.capabilities.contains(&purpose));
+    able.map(|(at, entry)| Endpoint::from_entry(entry, image, insecure && at == last))
+        .collect()
+}
+
 impl Endpoint {
     fn new(host: &str, prefix: String, registry: Registry, insecure: bool) -> Self {
         let transport = match registry.plain_http {
@@ -94,8 +137,49 @@ impl Endpoint {
             prefix,
             namespace: None,
             transport,
-            unverified: insecure || registry.insecure,
-            registry,
+            reach: Reach {
+                verify: (insecure || registry.insecure).then_some(false),
+                authorities: registry.authorities,
+                key_pair: registry.key_pairs.into_iter().next(),
+                ..Reach::default()
+            },
+        }
+    }
+
+    fn from_entry(entry: HostEntry, image: &ImageRef, insecure: bool) -> Self {
+        let own = image.registry_host();
+        let (host, prefix, transport) = match entry.server {
+            Some(server) => {
+                // As containerd: who writes of TLS wants it to be tried, unless the port can only mean the other.
+                let ambiguous = entry.reach.tells_of_tls() && !server.host.ends_with(":80");
+                let transport = match (server.plain, ambiguous) {
+                    (true, true) => Transport::TlsOrPlain,
+                    (true, false) => Transport::Plain,
+                    (false, _) => Transport::Tls,
+                };
+                (server.host, server.prefix, transport)
+            }
+            None if is_local(own) => (own.to_owned(), "/v2".to_owned(), Transport::TlsOrPlain),
+            None => (own.to_owned(), "/v2".to_owned(), Transport::Tls),
+        };
+        let verify = if insecure {
+            Some(false)
+        } else {
+            entry.reach.verify
+        };
+        Self {
+            namespace: (host != own).then(|| image.host.clone()),
+            host,
+            prefix,
+            transport: if insecure {
+                Transport::TlsOrPlain
+            } else {
+                transport
+            },
+            reach: Reach {
+                verify,
+                ..entry.reach
+            },
         }
     }
 }
@@ -182,7 +266,64 @@ mod tests {
                 origin.transport, expected,
                 "{host} {plain_http:?} {insecure}"
             );
-            assert_eq!(origin.unverified, insecure);
+            assert_eq!(origin.reach.verify, insecure.then_some(false));
         }
+    }
+
+    fn entries(text: &str) -> Vec<HostEntry> {
+        crate::hosts_file::parse(text, std::path::Path::new("/d")).unwrap()
+    }
+
+    fn shown(entries: Vec<HostEntry>, image: &str, purpose: Purpose) -> Vec<String> {
+        let image: ImageRef = image.parse().unwrap();
+        let endpoints = from_entries(entries, &image, false, purpose);
+        let one = |at: &Endpoint| format!("{:?} {}{}", at.transport, at.host, at.path(&image, "x"));
+        endpoints.iter().map(one).collect()
+    }
+
+    #[test]
+    fn hosts_of_a_file_are_asked_for_what_they_can_do() {
+        let text = r#"
+            [host."http://m.example:5000"]
+            capabilities = ["pull"]
+            [host."http://s.example/hub"]
+            skip_verify = true
+            capabilities = ["pull", "resolve"]
+        "#;
+        let of = |purpose| shown(entries(text), "busybox", purpose);
+        let pulled_from = "Plain m.example:5000/v2/library/busybox/x?ns=docker.io";
+        let asked = "TlsOrPlain s.example/hub/v2/library/busybox/x?ns=docker.io";
+        let own = "Tls registry-1.docker.io/v2/library/busybox/x";
+        assert_eq!(of(Purpose::Pull), [pulled_from, asked, own]);
+        assert_eq!(of(Purpose::Resolve), [asked, own]);
+        assert_eq!(of(Purpose::Push), [own]);
+        let server = || entries("server = 'http://other.example:80'\nskip_verify = true");
+        let other = "Plain other.example:80/v2/a/x?ns=h.example";
+        assert_eq!(shown(server(), "h.example/a", Purpose::Push), [other]);
+        let local = shown(entries(""), "localhost:5000/a", Purpose::Pull);
+        assert_eq!(local, ["TlsOrPlain localhost:5000/v2/a/x"]);
+    }
+
+    #[tokio::test]
+    async fn the_daemons_own_words_of_a_registry_come_first() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("_default")).unwrap();
+        let file = dir.path().join("_default/hosts.toml");
+        std::fs::write(file, "server = 'm.example'\ncapabilities = ['pull']").unwrap();
+        let settings = Settings {
+            hosts_dirs: vec![dir.path().to_owned()],
+            ..settings("own.example", Registry::default())
+        };
+        for (image, host) in [
+            ("own.example/a", "own.example"),
+            ("h.example/a", "m.example"),
+        ] {
+            let image = image.parse().unwrap();
+            let found = settings.endpoints(&image, false, Purpose::Pull).await;
+            assert_eq!(found.unwrap()[0].host, host);
+        }
+        let image = "h.example/a".parse().unwrap();
+        let refused = settings.endpoints(&image, false, Purpose::Push).await;
+        assert_eq!(refused.unwrap_err().kind, ErrorKind::Denied);
     }
 }

@@ -15,6 +15,8 @@ use crate::client::{RegistryClient, pull_scope};
 use crate::endpoint::Endpoint;
 use crate::error::{corrupt, refused, stalled, telling, unanswered};
 use crate::exchange::{Ask, Target};
+use crate::hosts_file::Purpose;
+use crate::http_client::Reach;
 use crate::resolve::MANIFEST;
 
 impl RegistryClient {
@@ -91,7 +93,7 @@ impl Source {
     /// The first place that has it, in a state to be read.
     async fn find(&mut self) -> Result<(Response, Option<OwnedSemaphorePermit>), BackendError> {
         let mut last = None;
-        for place in self.places() {
+        for place in self.places().await? {
             let permit = self.client.exchange.transfer(&place.endpoint().host).await;
             match self.open(&place, 0).await {
                 Ok(response) => {
@@ -101,10 +103,10 @@ impl Source {
                 Err(error) => last = Some(telling(last, error)),
             }
         }
-        Err(last.expect("there is always the host itself"))
+        Err(last.expect("there is always a host"))
     }
 
-    fn places(&self) -> Vec<Place> {
+    async fn places(&self) -> Result<Vec<Place>, BackendError> {
         let settings = &self.client.exchange.settings;
         let digest = &self.descriptor.digest;
         let manifests = self.descriptor.is_manifest() || self.descriptor.is_index();
@@ -114,7 +116,10 @@ impl Source {
             &["blobs"]
         };
         let foreign = self.descriptor.urls.iter().filter_map(|url| foreign(url));
-        let sources = settings.sources(&self.image, self.access.insecure);
+        let insecure = self.access.insecure;
+        let sources = settings
+            .endpoints(&self.image, insecure, Purpose::Pull)
+            .await?;
         let registry = sources.into_iter().flat_map(|endpoint| {
             let image = &self.image;
             kinds.iter().map(move |kind| {
@@ -122,7 +127,7 @@ impl Source {
                 Place::Registry(endpoint.clone(), path)
             })
         });
-        foreign.chain(registry).collect()
+        Ok(foreign.chain(registry).collect())
     }
 
     /// An answer that begins at `offset`, or before it.
@@ -171,8 +176,7 @@ fn foreign(address: &str) -> Option<Place> {
         prefix: String::new(),
         namespace: None,
         transport: crate::endpoint::Transport::Tls,
-        registry: shipway_config::Registry::default(),
-        unverified: false,
+        reach: Reach::default(),
     };
     Some(Place::Foreign(endpoint, url))
 }

@@ -2,23 +2,46 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
+use http::HeaderMap;
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
 use shipway_backend::{BackendError, ErrorKind};
-use shipway_config::Registry;
+use shipway_config::KeyPair;
 
 use crate::endpoint::Endpoint;
 
 /// Redirects followed; registries need one or two.
 const REDIRECTS: usize = 5;
 
-/// The clients made so far.
+/// How a host is spoken to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// Whether its certificate must be right; if nothing is written, it must.
+    pub(crate) verify: Option<bool>,
+    /// PEM files with authorities to trust besides the machine's.
+    pub(crate) authorities: Vec<PathBuf>,
+    /// The certificate that it is shown.
+    pub(crate) key_pair: Option<KeyPair>,
+    /// Sent with each request.
+    pub(crate) headers: HeaderMap,
+    /// How long a connection may take to be made, where not as long as to any other host.
+    pub(crate) connect_timeout: Option<Duration>,
+}
+
+impl Reach {
+    /// Whether it says anything of TLS.
+    pub(crate) fn tells_of_tls(&self) -> bool {
+        self.verify.is_some() || !self.authorities.is_empty() || self.key_pair.is_some()
+    }
+}
+
+/// The clients made so far; one for each host is enough, as long as the host is spoken to in the same way.
 pub(crate) struct Clients {
     connect_timeout: Duration,
-    made: Mutex<HashMap<Key, Client>>,
+    made: Mutex<HashMap<String, Vec<(Reach, Client)>>>,
 }
 
 /// Has a TLS provider installed for this process.
@@ -28,13 +51,6 @@ pub(crate) fn install_provider() {
         // An error says that a provider is there already: as good.
         let _there = rustls::crypto::ring::default_provider().install_default();
     });
-}
-
-/// What makes clients different from each other.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    host: String,
-    unverified: bool,
 }
 
 impl Clients {
@@ -48,22 +64,19 @@ impl Clients {
 
     /// The client for a host.
     pub(crate) fn for_host(&self, endpoint: &Endpoint) -> Result<Client, BackendError> {
-        let key = Key {
-            host: endpoint.host.clone(),
-            unverified: endpoint.unverified,
-        };
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = made.get(&key) {
+        let made = made.entry(endpoint.host.clone()).or_default();
+        if let Some((_, client)) = made.iter().find(|(reach, _)| *reach == endpoint.reach) {
             return Ok(client.clone());
         }
         let client = self.make(endpoint)?;
-        made.insert(key, client.clone());
+        made.push((endpoint.reach.clone(), client.clone()));
         Ok(client)
     }
 
     fn make(&self, endpoint: &Endpoint) -> Result<Client, BackendError> {
         let attempt = || format!("preparing TLS for {}", endpoint.host);
-        let authorities = authorities(&endpoint.registry)?;
+        let authorities = authorities(&endpoint.reach)?;
         let with_system = self
             .builder(endpoint)?
             .tls_certs_merge(authorities.iter().cloned())
@@ -77,16 +90,20 @@ impl Clients {
     }
 
     fn builder(&self, endpoint: &Endpoint) -> Result<ClientBuilder, BackendError> {
+        let reach = &endpoint.reach;
         let mut builder = Client::builder()
             .user_agent(concat!("shipway/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(self.connect_timeout)
+            .default_headers(reach.headers.clone())
+            .connect_timeout(reach.connect_timeout.unwrap_or(self.connect_timeout))
             .tcp_keepalive(Duration::from_secs(30))
             .redirect(reqwest::redirect::Policy::limited(REDIRECTS))
-            .tls_danger_accept_invalid_certs(endpoint.unverified);
-        if let Some(pair) = endpoint.registry.key_pairs.first() {
+            .tls_danger_accept_invalid_certs(reach.verify == Some(false));
+        if let Some(pair) = &reach.key_pair {
             let mut pem = read(&pair.cert)?;
-            pem.push(b'\n');
-            pem.extend(read(&pair.key)?);
+            if pair.key != pair.cert {
+                pem.push(b'\n');
+                pem.extend(read(&pair.key)?);
+            }
             let identity =
                 Identity::from_pem(&pem).map_err(|error| malformed(&pair.cert, error))?;
             builder = builder.identity(identity);
@@ -95,9 +112,9 @@ impl Clients {
     }
 }
 
-fn authorities(registry: &Registry) -> Result<Vec<Certificate>, BackendError> {
+fn authorities(reach: &Reach) -> Result<Vec<Certificate>, BackendError> {
     let mut all = Vec::new();
-    for path in &registry.authorities {
+    for path in &reach.authorities {
         let bundle = Certificate::from_pem_bundle(&read(path)?);
         all.extend(bundle.map_err(|error| malformed(path, error))?);
     }

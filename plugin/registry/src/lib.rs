@@ -11,6 +11,8 @@ mod endpoint;
 mod error;
 mod exchange;
 mod fetch;
+mod hosts_dir;
+mod hosts_file;
 mod http_client;
 mod push;
 mod resolve;

@@ -19,6 +19,7 @@ use crate::client::{RegistryClient, pull_scope, push_scope};
 use crate::endpoint::Endpoint;
 use crate::error::{corrupt, refused, stalled, unanswered};
 use crate::exchange::{Ask, Target};
+use crate::hosts_file::Purpose;
 
 impl RegistryClient {
     pub(crate) async fn find_or_mount(
@@ -29,7 +30,7 @@ impl RegistryClient {
         access: &RegistryAccess,
     ) -> Result<bool, BackendError> {
         let attempt = format!("looking for {digest} in {}", image.name());
-        let push = Push::new(self, image, access, &attempt);
+        let push = Push::new(self, image, access, &attempt).await?;
         let path = push.endpoint.path(image, &format!("blobs/{digest}"));
         let response = push.send(Method::HEAD, path, vec![]).await?;
         match response.status() {
@@ -51,7 +52,7 @@ impl RegistryClient {
         access: &RegistryAccess,
     ) -> Result<(), BackendError> {
         let attempt = format!("pushing {} to {}", descriptor.digest, image.name());
-        let push = Push::new(self, image, access, &attempt);
+        let push = Push::new(self, image, access, &attempt).await?;
         let _permit = self.exchange.transfer(&push.endpoint.host).await;
         let path = push.endpoint.path(image, "blobs/uploads/");
         let response = push.send(Method::POST, path, vec![]).await?;
@@ -81,7 +82,7 @@ impl RegistryClient {
             let why = format!("its bytes have digest {}", Digest::of(&bytes));
             return Err(corrupt(&attempt, why));
         }
-        let push = Push::new(self, image, access, &attempt);
+        let push = Push::new(self, image, access, &attempt).await?;
         let path = push.endpoint.path(image, &format!("manifests/{version}"));
         let mut ask = push.ask(Method::PUT, path, vec![]);
         ask.body = bytes;
@@ -106,19 +107,22 @@ struct Push<'a> {
 }
 
 impl<'a> Push<'a> {
-    fn new(
+    async fn new(
         client: &'a RegistryClient,
         image: &'a ImageRef,
         access: &'a RegistryAccess,
         attempt: &'a str,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, BackendError> {
+        let settings = &client.exchange.settings;
+        let endpoints = settings.endpoints(image, access.insecure, Purpose::Push);
+        let endpoint = endpoints.await?.swap_remove(0);
+        Ok(Self {
             client,
             image,
             access,
             attempt,
-            endpoint: client.exchange.settings.origin(image, access.insecure),
-        }
+            endpoint,
+        })
     }
 
     fn ask(&self, method: Method, path: String, more: Vec<String>) -> Ask<'_> {

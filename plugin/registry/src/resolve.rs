@@ -12,6 +12,7 @@ use crate::client::{RegistryClient, pull_scope};
 use crate::endpoint::Endpoint;
 use crate::error::{corrupt, refused, stalled, telling, unanswered};
 use crate::exchange::Ask;
+use crate::hosts_file::Purpose;
 
 /// The header that names what a manifest's address stands for.
 const CONTENT_DIGEST: &str = "docker-content-digest";
@@ -24,7 +25,13 @@ impl RegistryClient {
         image: &ImageRef,
         access: &RegistryAccess,
     ) -> Result<Descriptor, BackendError> {
-        let sources = self.exchange.settings.sources(image, access.insecure);
+        // What a digest names, any host that has it may give.
+        let purpose = match image.digest {
+            Some(_) => Purpose::Pull,
+            None => Purpose::Resolve,
+        };
+        let settings = &self.exchange.settings;
+        let sources = settings.endpoints(image, access.insecure, purpose).await?;
         let mut last = None;
         for endpoint in &sources {
             match self.resolve_at(endpoint, image, access).await {
@@ -35,7 +42,7 @@ impl RegistryClient {
                 }
             }
         }
-        Err(last.expect("there is always the host itself"))
+        Err(last.expect("there is always a host"))
     }
 
     async fn resolve_at(
