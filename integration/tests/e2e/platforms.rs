@@ -7,11 +7,10 @@ use shipway_integration::{
     Error, Result,
     clients::Buildctl,
     command::{finish, succeed},
-    machine::Wanted,
     stand::Stand,
 };
 
-use crate::support::{IMAGE, ensure, kind, on_stand, only_shipway, wanted};
+use crate::support::{IMAGE, ensure, kind, on_stand, only_shipway};
 
 const BOTH: &str = "linux/amd64,linux/arm64";
 const CROSS: &str = "FROM --platform=$BUILDPLATFORM busybox:local AS tools\nRUN echo ready >/tools && cat /tools\n\
@@ -235,9 +234,7 @@ fn a_foreign_program_without_emulator_fails_with_words_that_say_so() {
             || done.stderr.clone(),
         )?;
         let hint = done.stderr.contains("linux/arm64") && done.stderr.contains("binfmt_misc");
-        // On containerd 1.x it is runc that starts steps, and it ends with this message of its own as if the step had.
-        let by_runc = wanted() == Wanted::One;
-        ensure(hint || by_runc || !only_shipway(), || {
+        ensure(hint || !only_shipway(), || {
             format!("no hint in:\n{}", done.stderr)
         })
     });

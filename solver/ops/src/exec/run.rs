@@ -25,6 +25,15 @@ use super::{ExecOperation, LogLimits};
 
 /// Exit code of a process that was killed.
 const KILLED: u32 = 137;
+/// The kernel's words of a program that it can't run, in a runtime's message.
+const UNRUNNABLE: &str = "exec format error";
+
+/// How a step ended.
+struct Ended {
+    exit: Exit,
+    /// The runtime could not execute the program, and ended in its place: runc notices when the step counts as started.
+    unrunnable: bool,
+}
 
 pub(super) async fn run(
     step: &ExecOperation,
@@ -100,7 +109,7 @@ async fn supervise(
     slot: &SandboxUse,
     spec: StepSpec,
     plan: &mut Plan,
-) -> Result<Exit, Failure> {
+) -> Result<Ended, Failure> {
     let (stdout, out) = mpsc::channel(16);
     let (stderr, err) = mpsc::channel(16);
     let io = StepIo {
@@ -135,7 +144,7 @@ async fn supervise(
             }
         }
     };
-    let (exit, mut out, mut err) = tokio::join!(wait, show(out, 1), show(err, 2));
+    let (exit, (mut out, _), (mut err, first)) = tokio::join!(wait, show(out, 1), show(err, 2));
     beside.shutdown().await;
     let exit = exit?;
     if !succeeded(step, &exit) {
@@ -145,13 +154,22 @@ async fn supervise(
             }
         }
     }
-    Ok(exit)
+    Ok(Ended {
+        exit,
+        unrunnable: is_unrunnable(&first),
+    })
+}
+
+/// True for runc's own message, which is all that such a step says: `exec /bin/x: exec format error`.
+fn is_unrunnable(first: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(first);
+    text.starts_with("exec ") && text.trim_end().ends_with(UNRUNNABLE)
 }
 
 /// Says what a machine lacks that can't run a program made for another one.
 fn hinted(mut failure: Failure, wanted: &Platform, own: &Platform) -> Failure {
     let foreign = wanted.architecture != own.architecture;
-    if foreign && failure.message.contains("exec format error") {
+    if foreign && failure.message.contains(UNRUNNABLE) {
         failure.message = format!(
             "{}: programs for {wanted} need an emulator that is registered with binfmt_misc (flag F) on this machine, \
              which is {own}",
@@ -162,20 +180,25 @@ fn hinted(mut failure: Failure, wanted: &Platform, own: &Platform) -> Failure {
     failure
 }
 
+/// Shows a stream; gives its first piece as well.
 async fn show(
     progress: Arc<VertexProgress>,
     mut from: mpsc::Receiver<Bytes>,
     stream: u8,
     started: Instant,
     limits: LogLimits,
-) -> Clip {
+) -> (Clip, Bytes) {
     let mut clip = Clip::new(limits);
+    let mut first = Bytes::new();
     while let Some(piece) = from.recv().await {
+        if first.is_empty() {
+            first = piece.clone();
+        }
         for shown in clip.take(piece, started.elapsed()) {
             progress.log(stream, shown);
         }
     }
-    clip
+    (clip, first)
 }
 
 fn succeeded(step: &ExecOperation, exit: &Exit) -> bool {
@@ -188,7 +211,8 @@ fn succeeded(step: &ExecOperation, exit: &Exit) -> bool {
         .any(|&code| u32::try_from(code) == Ok(exit.code))
 }
 
-fn check(step: &ExecOperation, ctx: &OpContext, exit: &Exit) -> Result<(), Failure> {
+fn check(step: &ExecOperation, ctx: &OpContext, ended: &Ended) -> Result<(), Failure> {
+    let exit = &ended.exit;
     let command = step.op.meta.args.join(" ");
     let failed = format!(
         "process {command:?} did not complete successfully: exit code: {}",
@@ -202,10 +226,13 @@ fn check(step: &ExecOperation, ctx: &OpContext, exit: &Exit) -> Result<(), Failu
     }
     let failed = if exit.out_of_memory {
         format!("{failed}: cannot allocate memory")
+    } else if ended.unrunnable {
+        format!("{failed}: {UNRUNNABLE}")
     } else {
         failed
     };
-    Err(Failure::new(failed).with(FailureDetail::Exit(exit.code)))
+    let failure = Failure::new(failed).with(FailureDetail::Exit(exit.code));
+    Err(hinted(failure, &step.platform, &step.ops.env.platform))
 }
 
 async fn commit(step: &ExecOperation, plan: Plan) -> Result<Vec<Snapshot>, Failure> {
@@ -224,4 +251,17 @@ async fn commit(step: &ExecOperation, plan: Plan) -> Result<Vec<Snapshot>, Failu
         each.collect::<Result<Vec<_>, Failure>>()
     });
     committed.await.map_err(|e| Failure::from_error(&e))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_runtimes_own_words_are_taken_for_a_program_that_cannot_run() {
+        assert!(is_unrunnable(b"exec /bin/sh: exec format error\n"));
+        assert!(!is_unrunnable(b"sh: ./x: exec format error\n"));
+        assert!(!is_unrunnable(b"exec format error is what I print\n"));
+        assert!(!is_unrunnable(b""));
+    }
 }
