@@ -1,4 +1,5 @@
-//! Rules about sources: denied by name, put in another's place, and judged for every kind of source.
+//! Rules about sources: denied by name, put in another's place, and judged for every kind of source; and a client's own policy,
+//! which is asked while the build runs.
 
 use std::fs;
 
@@ -45,5 +46,42 @@ fn an_image_is_put_in_another_s_place() {
             "updates":{"identifier":"docker-image://docker.io/library/${1}:local"}}"#;
         let dockerfile = "FROM nowhere/busybox:1\nCOPY file /\nRUN test \"$(cat /file)\" = text\n";
         succeed(&mut build(stand, dockerfile, convert)?).map(drop)
+    });
+}
+
+/// `buildx build` with this policy beside its Dockerfile.
+fn build_judged_by(stand: &Stand, policy: &str) -> Result<std::process::Command> {
+    let dockerfile = "FROM busybox:local\nCOPY file /\nRUN true\n";
+    let files = [
+        ("Dockerfile", dockerfile),
+        ("Dockerfile.rego", policy),
+        ("file", "text"),
+    ];
+    let context = stand.context("judged-by-client", &files)?;
+    let mut buildx = stand.buildx()?;
+    buildx.args(["build", "--progress=plain"]).arg(context);
+    Ok(buildx)
+}
+
+#[test]
+fn a_clients_own_policy_is_asked() {
+    on_stand(|stand| {
+        // Labels are not known before the policy asks for them.
+        let policy = "package docker\ndefault allow := false\nallow if input.local\n\
+                      allow if { input.image.repo == \"busybox\"; not input.image.labels.absent }\n\
+                      decision := {\"allow\": allow}\n";
+        let done = succeed(&mut build_judged_by(stand, policy)?)?;
+        ensure(done.stderr.contains("resolve missing fields"), || {
+            done.stderr.clone()
+        })?;
+        let policy = "package docker\ndefault allow := true\ndefault deny_msg := []\n\
+                      allow := false if input.image.repo == \"busybox\"\n\
+                      deny_msg := [\"not for us\"] if input.image.repo == \"busybox\"\n\
+                      decision := {\"allow\": allow, \"deny_msg\": deny_msg}\n";
+        let denied = fail(&mut build_judged_by(stand, policy)?)?;
+        let source = "docker-image://docker.io/library/busybox:local";
+        let text = format!("source \"{source}\" not allowed by policy: action DENY");
+        ensure(denied.contains(&text), || denied.clone())?;
+        ensure(denied.contains("Policy: not for us"), || denied.clone())
     });
 }

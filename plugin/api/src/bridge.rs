@@ -7,15 +7,16 @@ use futures::stream::BoxStream;
 use shipway_build::{Build, Builder, Call, Caller};
 use shipway_frontend::{
     Bridge, FrontendRequest, FrontendResult, Refs, ResolveMode, ResolveRequest, SolveOptions,
-    SourceMeta,
 };
 use shipway_model::failure::FailureKind;
+use shipway_model::metadata::{ImageMeta, SourceMeta};
 use shipway_model::op::SourceOp;
 use shipway_model::progress::Warning;
 use shipway_model::{CacheEntry, Digest, Failure};
 use shipway_proto::gateway as wire;
 use shipway_proto::gateway::llb_bridge_server::LlbBridge;
 use shipway_proto::{apicaps, pb};
+use shipway_session::source_meta;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -193,38 +194,6 @@ fn range(wire: wire::FileRange) -> Result<(u64, u64), Status> {
     Ok((number(wire.offset)?, number(wire.length)?))
 }
 
-/// What was found out about a git or http source.
-fn source_meta(source: pb::SourceOp, found: SourceMeta) -> wire::ResolveSourceMetaResponse {
-    let mut response = wire::ResolveSourceMetaResponse {
-        source: Some(source),
-        ..Default::default()
-    };
-    match found {
-        SourceMeta::Git(git) => {
-            let objects = git.objects.unwrap_or_default();
-            response.git = Some(wire::ResolveSourceGitResponse {
-                checksum: git.checksum,
-                r#ref: git.reference,
-                commit_checksum: git.commit_checksum.unwrap_or_default(),
-                commit_object: objects.commit.into_bytes().into(),
-                tag_object: objects.tag.unwrap_or_default().into_bytes().into(),
-            });
-        }
-        SourceMeta::Http(http) => {
-            let last_modified = http
-                .last_modified
-                .map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
-            response.http = Some(wire::ResolveSourceHttpResponse {
-                checksum: http.checksum.to_string(),
-                filename: http.filename,
-                last_modified,
-                checksum_response: None,
-            });
-        }
-    }
-    response
-}
-
 fn unsupported<T>(what: &str) -> Result<T, Status> {
     let message = format!("{what} is not supported");
     Err(to_status(&Failure::of_kind(
@@ -254,7 +223,7 @@ async fn resolve_remote(
         .resolve_source(&asked, &request.log_name, objects)
         .await
         .map_err(|e| to_status(&e))?;
-    Ok(Response::new(source_meta(source, found)))
+    Ok(Response::new(source_meta(source, Some(found))))
 }
 
 #[tonic::async_trait]
@@ -331,24 +300,20 @@ impl LlbBridge for BridgeService {
             }));
         }
         let no_config = request.image.is_some_and(|image| image.no_config);
-        let image = wire::ResolveSourceImageResponse {
-            digest: found.digest.to_string(),
+        let image = ImageMeta {
+            digest: found.digest,
             config: if no_config {
                 bytes::Bytes::new()
             } else {
                 found.config
             },
-            attestation_chain: None,
         };
         let source = pb::SourceOp {
             identifier: format!("{scheme}://{}", found.reference),
             ..source
         };
-        Ok(Response::new(wire::ResolveSourceMetaResponse {
-            source: Some(source),
-            image: Some(image),
-            ..Default::default()
-        }))
+        let known = Some(SourceMeta::Image(image));
+        Ok(Response::new(source_meta(source, known)))
     }
 
     async fn solve(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use shipway_backend::session::{Auth, Files, Secrets};
+use shipway_backend::session::{Auth, Files, Secrets, SourcePolicy};
 use shipway_backend::{BackendError, ErrorKind, Session};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -136,6 +136,10 @@ impl Session for Client {
     }
 
     fn secrets(&self) -> Arc<dyn Secrets> {
+        Arc::new(self.clone())
+    }
+
+    fn policy(&self) -> Arc<dyn SourcePolicy> {
         Arc::new(self.clone())
     }
 }

@@ -14,6 +14,7 @@ mod gofs;
 mod health;
 mod hub;
 mod metadata;
+mod policy;
 mod receive;
 mod secrets;
 mod send;
@@ -24,3 +25,4 @@ mod validate;
 mod walk;
 
 pub use hub::{AttachError, Outbound, SessionHub};
+pub use policy::source_meta;

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shipway_model::Digest;
+use shipway_model::metadata::SourceMeta;
+use shipway_model::op::SourceOp;
+use shipway_model::policy::Verdict;
+use shipway_model::{Digest, Platform};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{BackendError, ByteStream};
@@ -32,6 +35,20 @@ pub trait Session: Send + Sync {
     fn auth(&self) -> Arc<dyn Auth>;
     /// Secrets and ssh agents.
     fn secrets(&self) -> Arc<dyn Secrets>;
+    /// Its own judgement of sources.
+    fn policy(&self) -> Arc<dyn SourcePolicy>;
+}
+
+/// A client's own judgement of sources.
+#[async_trait]
+pub trait SourcePolicy: Send + Sync {
+    /// What it says of a source, with what is known of it; before anything was asked that is nothing.
+    async fn judge(
+        &self,
+        source: &SourceOp,
+        platform: Option<&Platform>,
+        known: Option<SourceMeta>,
+    ) -> Result<Verdict, BackendError>;
 }
 
 /// Which files of a client's directory are wanted.

@@ -7,18 +7,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use shipway_attest::capture::ImageSource;
 use shipway_frontend::{
-    Bridge, DirEntry, FrontendRequest, FrontendResult, GitMeta, GitObjects, HttpMeta, Ref,
-    ResolveMode, ResolveRequest, ResolvedConfig, SolveOptions, SourceMeta,
+    Bridge, DirEntry, FrontendRequest, FrontendResult, Ref, ResolveMode, ResolveRequest,
+    ResolvedConfig, SolveOptions,
 };
 use shipway_layers::{Need, NoReport, Snapshot};
-use shipway_model::failure::FailureKind;
+use shipway_model::metadata::SourceMeta;
 use shipway_model::op::SourceOp;
 use shipway_model::progress::{Event, Sink, Warning};
 use shipway_model::{Definition, Digest, Failure, ImageRef};
-use shipway_source::git::GitRepo;
-use shipway_source::http::HttpFile;
 use shipway_source::layout::LayoutImage;
-use shipway_source::resolve::{Lookup, LookupEnv};
+use shipway_source::resolve::Lookup;
 use shipway_tree::Stack;
 
 use crate::job::Build;
@@ -33,7 +31,7 @@ impl Bridge for Build {
         definition: Definition,
         options: SolveOptions,
     ) -> Result<Option<Ref>, Failure> {
-        let solved = self.add(definition, &options, self.root())?;
+        let solved = self.add(definition, &options, self.root()).await?;
         if options.evaluate
             && let Some(solved) = &solved
         {
@@ -98,13 +96,12 @@ impl Bridge for Build {
         };
         let digest = Digest::of(format!("{name} {:?}", source.attrs));
         let sink = Arc::clone(self.progress()) as Arc<dyn Sink>;
-        let judged = self.policies(&[])?.judge(source);
-        let judged = judged
-            .map_err(|e| Failure::from(e).context("could not resolve image due to policy"))?;
+        let judged = self.judges.judge(source, None, &[]).await;
+        let judged =
+            judged.map_err(|failure| failure.context("could not resolve image due to policy"))?;
         let vertex = PseudoVertex::start(digest, &name, sink);
-        let resolved = self
-            .source_meta(judged.as_ref().unwrap_or(source), git_objects)
-            .await;
+        let source = judged.as_ref().unwrap_or(source);
+        let resolved = self.judges.lookup.remote(source, git_objects).await;
         vertex.end(&resolved);
         resolved
     }
@@ -120,14 +117,14 @@ impl Bridge for Build {
 
 impl Build {
     /// Adds a graph, as the build's policies have it.
-    pub(crate) fn add(
+    pub(crate) async fn add(
         &self,
         definition: Definition,
         options: &SolveOptions,
         scope: &Arc<Scope>,
     ) -> Result<Option<Ref>, Failure> {
         self.import_caches(&options.cache_imports)?;
-        let definition = self.policies(&options.policies)?.apply(definition)?;
+        let definition = self.judges.apply(definition, &options.policies).await?;
         self.add_ref(definition, scope)
     }
 
@@ -162,7 +159,7 @@ impl Build {
     }
 
     async fn resolve(&self, request: &ResolveRequest) -> Result<ResolvedConfig, Failure> {
-        let judged = self.judged_image(request)?;
+        let judged = self.judged_image(request).await?;
         let reference: Result<ImageRef, _> = match &judged {
             None => request.reference.parse(),
             Some(source) => match source.split() {
@@ -179,44 +176,30 @@ impl Build {
         };
         let reference = reference
             .map_err(|e: shipway_model::reference::InvalidReference| Failure::from_error(&e))?;
-        let env = &self.ops.env;
-        let access = env.access(&[self.session.as_str().into()]).await;
-        let lookup = match request.mode {
-            ResolveMode::ForcePull => Lookup::Registry,
-            ResolveMode::Default | ResolveMode::PreferLocal => Lookup::LocalFirst,
+        let (lookup, platform) = (&self.judges.lookup, request.platform.as_ref());
+        let found = match &request.oci_layout {
+            Some((session, store)) => {
+                let layout = LayoutImage::new(&request.reference, session, store)?;
+                lookup.layout_image(&layout, platform).await?
+            }
+            None => {
+                let place = match request.mode {
+                    ResolveMode::ForcePull => Lookup::Registry,
+                    ResolveMode::Default | ResolveMode::PreferLocal => Lookup::LocalFirst,
+                };
+                lookup.image(&reference, platform, place).await?
+            }
         };
-        let platform = request.platform.as_ref().unwrap_or(&env.platform);
-        if let Some((session, store)) = &request.oci_layout {
-            let layout = LayoutImage::new(&request.reference, session, store)?;
-            let own = [self.session.as_str().into()];
-            let (image, _) = layout.resolve(env, &own, platform).await?;
-            let (digest, config) = (image.target.digest, image.config);
-            return Ok(ResolvedConfig {
-                reference: reference.to_string(),
-                digest,
-                config,
-                replaced: None,
-            });
-        }
-        let lookup_env = LookupEnv {
-            namespace: &env.namespace,
-            lease: &env.lease,
-            access: &access,
-        };
-        let image = env
-            .resolver
-            .resolve(&reference, platform, lookup, &lookup_env)
-            .await?;
         Ok(ResolvedConfig {
             reference: reference.to_string(),
-            digest: image.target.digest,
-            config: image.config,
+            digest: found.digest,
+            config: found.config,
             replaced: None,
         })
     }
 
     /// What policies put in an image's place; `None` where it stays. Images of clients' layouts are judged when they are used.
-    fn judged_image(&self, request: &ResolveRequest) -> Result<Option<SourceOp>, Failure> {
+    async fn judged_image(&self, request: &ResolveRequest) -> Result<Option<SourceOp>, Failure> {
         if request.oci_layout.is_some() {
             return Ok(None);
         }
@@ -224,52 +207,10 @@ impl Build {
             identifier: format!("docker-image://{}", request.reference),
             attrs: BTreeMap::new(),
         };
-        let judged = self.policies(&request.policies)?.judge(&source);
-        judged.map_err(|e| Failure::from(e).context("could not resolve image due to policy"))
-    }
-
-    async fn source_meta(
-        &self,
-        source: &SourceOp,
-        git_objects: bool,
-    ) -> Result<SourceMeta, Failure> {
-        let (env, sessions) = (&self.ops.env, [self.session.as_str().into()]);
-        match source.split() {
-            Some(("git", rest)) => {
-                let repo = GitRepo::new(rest, &source.attrs)?;
-                let (revision, objects) = if git_objects {
-                    let found = repo.objects(env, &sessions).await?;
-                    let objects = GitObjects {
-                        commit: found.commit_object,
-                        tag: found.tag_object,
-                        committed: found.committed,
-                    };
-                    (found.revision, Some(objects))
-                } else {
-                    (repo.resolve(env, &sessions).await?, None)
-                };
-                Ok(SourceMeta::Git(GitMeta {
-                    checksum: revision.checksum,
-                    reference: revision.reference,
-                    commit_checksum: revision.commit,
-                    objects,
-                }))
-            }
-            Some(("http" | "https", _)) => {
-                let file = HttpFile::new(&source.identifier, &source.attrs)?;
-                let (checksum, filename, modified) = file.meta(env, &sessions).await?;
-                let last_modified = modified.map(u64::cast_signed);
-                Ok(SourceMeta::Http(HttpMeta {
-                    checksum,
-                    filename,
-                    last_modified,
-                }))
-            }
-            _ => {
-                let message = format!("resolving {:?} is not supported", source.identifier);
-                Err(Failure::of_kind(FailureKind::Unimplemented, message))
-            }
-        }
+        let platform = request.platform.as_ref();
+        let judged = self.judges.judge(&source, platform, &request.policies);
+        let judged = judged.await;
+        judged.map_err(|failure| failure.context("could not resolve image due to policy"))
     }
 
     /// Runs `look` on the files of a result, where blocking is allowed.

@@ -18,7 +18,6 @@ use shipway_frontend::{
 };
 use shipway_layers::Snapshot;
 use shipway_model::failure::FailureKind;
-use shipway_model::policy::Policy;
 use shipway_model::progress::Sink;
 use shipway_model::{Definition, Failure, FailureDetail};
 use shipway_ops::cdi::DeviceGrants;
@@ -34,6 +33,8 @@ use crate::builder::Parts;
 use crate::cache::Caches;
 use crate::conversation::Conversation;
 use crate::explain::explain;
+use crate::judging::Judges;
+use crate::lookup::SourceLookup;
 use crate::policy::Policies;
 use crate::progress::Progress;
 use crate::recording::Made;
@@ -53,7 +54,7 @@ pub struct Build {
     pub(crate) ops: Arc<OpsEnv>,
     job: Mutex<Option<Arc<Job<Snapshot>>>>,
     pub(crate) caches: Caches,
-    policy: Policy,
+    pub(crate) judges: Arc<Judges>,
     refs: Mutex<HashMap<Arc<str>, Arc<RefState>>>,
     /// Results behind failed steps' mounts, by the ids that their failures name.
     failed: Mutex<HashMap<Arc<str>, Snapshot>>,
@@ -115,7 +116,7 @@ impl Build {
         let wanted = Attestations::parse(&request.options)
             .map_err(|e| Failure::of_kind(FailureKind::InvalidArgument, e.to_string()))?;
         let lease = request.namespace.leases.create(LEASE_TTL).await?;
-        let ops = surroundings(&parts, request, lease, (entitlements, devices));
+        let (ops, judges) = surroundings(&parts, request, lease, (entitlements, devices));
         let progress = Arc::new(Progress::default());
         let sessions = Some(request.session.as_str()).filter(|id| !id.is_empty());
         let job = parts.engine.job(JobSpec {
@@ -132,7 +133,7 @@ impl Build {
             ops,
             job: Mutex::new(Some(Arc::new(job))),
             caches,
-            policy: request.source_policy.clone(),
+            judges,
             refs: Mutex::default(),
             failed: Mutex::default(),
             conversation: Conversation::new(request.inputs.clone(), Arc::clone(&root)),
@@ -384,12 +385,6 @@ impl Build {
         try_join_all(each).await
     }
 
-    /// The build's policies, and these.
-    pub(crate) fn policies(&self, more: &[Policy]) -> Result<Policies, Failure> {
-        let own = Some(&self.policy).filter(|policy| !policy.rules.is_empty());
-        Ok(Policies::new(own.into_iter().chain(more))?)
-    }
-
     /// The result of a graph, lazily.
     pub(crate) fn add_ref(
         &self,
@@ -479,7 +474,7 @@ fn surroundings(
     request: &Request,
     lease: Lease,
     granted: (Entitlements, DeviceGrants),
-) -> Arc<OpsEnv> {
+) -> (Arc<OpsEnv>, Arc<Judges>) {
     let (entitlements, devices) = granted;
     let env = Arc::new(Env {
         layers: parts.layers.clone(),
@@ -492,7 +487,15 @@ fn surroundings(
         sandbox: sandbox(&parts.settings.instance, request),
         platform: parts.settings.platform.clone(),
     });
-    Arc::new(OpsEnv {
+    let judges = Arc::new(Judges {
+        rules: request.source_policy.clone(),
+        client: request.policy_session.as_deref().map(Arc::from),
+        lookup: SourceLookup {
+            env: Arc::clone(&env),
+            session: request.session.as_str().into(),
+        },
+    });
+    let ops = Arc::new(OpsEnv {
         env,
         mirrors: Arc::clone(&parts.mirrors),
         cache_mounts: Arc::clone(&parts.cache_mounts),
@@ -502,11 +505,12 @@ fn surroundings(
         networks: parts.networks.clone(),
         eager: Eager::default(),
         engine: parts.engine.clone(),
-        judge: judge(&request.source_policy),
+        judge: judge(Arc::clone(&judges)),
         entitlements,
         cdi: parts.settings.cdi.clone(),
         devices,
-    })
+    });
+    (ops, judges)
 }
 
 /// What a build as a whole was asked.
@@ -531,14 +535,11 @@ fn sandbox(instance: &str, request: &Request) -> Arc<SandboxSlot> {
     SandboxSlot::new(request.namespace.clone(), task, labels)
 }
 
-/// What a build's own policy makes of the graphs of nested builds.
-fn judge(policy: &Policy) -> Judge {
-    let policy = policy.clone();
+/// What a build's own policies make of the graphs of nested builds.
+fn judge(judges: Arc<Judges>) -> Judge {
     Arc::new(move |definition| {
-        if policy.rules.is_empty() {
-            return Ok(definition);
-        }
-        Policies::new([&policy])?.apply(definition)
+        let judges = Arc::clone(&judges);
+        Box::pin(async move { judges.apply(definition, &[]).await })
     })
 }
 

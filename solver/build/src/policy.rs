@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use regex::Regex;
 use shipway_model::failure::FailureKind;
-use shipway_model::op::{Op, SourceOp};
+use shipway_model::op::SourceOp;
 use shipway_model::policy::{Action, Condition, Constraint, MatchKind, Policy, Selector};
-use shipway_model::{Definition, Failure, ImageRef};
+use shipway_model::{Failure, ImageRef};
 
 /// How often one source may be replaced.
 const REPLACEMENTS: usize = 20;
@@ -81,27 +81,6 @@ impl Policies {
             changed = true;
         }
         Err(PolicyError::TooMany)
-    }
-
-    /// Judges every source of a definition; gives the definition with those that were replaced.
-    pub(crate) fn apply(&self, definition: Definition) -> Result<Definition, Failure> {
-        let mut replaced = BTreeMap::new();
-        if !self.0.is_empty() {
-            for (at, vertex) in definition.vertices.iter().enumerate() {
-                if let Op::Source(source) = &vertex.op
-                    && let Some(other) = self.judge(source).map_err(|e| {
-                        let prefix = "failed to load LLB: error evaluating the source policy";
-                        Failure::from(e).context(prefix)
-                    })?
-                {
-                    replaced.insert(at, other);
-                }
-            }
-        }
-        if replaced.is_empty() {
-            return Ok(definition);
-        }
-        Ok(shipway_llb::replace_sources(definition, replaced))
     }
 }
 
@@ -212,7 +191,7 @@ fn regex(text: &str) -> Result<Regex, PolicyError> {
 }
 
 /// A source by its full name: rules are written for those.
-fn normalized(source: &SourceOp) -> SourceOp {
+pub(crate) fn normalized(source: &SourceOp) -> SourceOp {
     let mut source = source.clone();
     if let Some(("docker-image", rest)) = source.split()
         && let Ok(image) = rest.parse::<ImageRef>()

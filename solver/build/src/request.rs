@@ -48,6 +48,8 @@ pub struct Request {
     pub cache_exports: Vec<CacheEntry>,
     /// Rules about sources.
     pub source_policy: Policy,
+    /// The session of a client that judges sources itself.
+    pub policy_session: Option<String>,
     /// Entitlements asked for.
     pub entitlements: Vec<String>,
     /// Where it stands in its client's trace.

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use shipway_frontend::{
     Bridge, DirEntry, FrontendRequest, FrontendResult, Ref, ResolveRequest, ResolvedConfig,
-    SolveOptions, SourceMeta,
+    SolveOptions,
 };
+use shipway_model::metadata::SourceMeta;
 use shipway_model::op::SourceOp;
 use shipway_model::progress::Warning;
 use shipway_model::{Definition, Failure};
@@ -34,7 +35,8 @@ impl Bridge for Scoped {
         definition: Definition,
         options: SolveOptions,
     ) -> Result<Option<Ref>, Failure> {
-        let solved = self.build.add(definition, &options, &self.scope)?;
+        let added = self.build.add(definition, &options, &self.scope);
+        let solved = added.await?;
         if options.evaluate
             && let Some(solved) = &solved
         {

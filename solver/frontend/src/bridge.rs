@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use shipway_backend::session::FileStat;
+use shipway_model::metadata::SourceMeta;
 use shipway_model::op::SourceOp;
 use shipway_model::policy::Policy;
 use shipway_model::progress::Warning;
@@ -72,50 +73,6 @@ pub struct ResolvedConfig {
     pub config: Bytes,
     /// A source of another kind that a policy puts in the image's place; then nothing else is known.
     pub replaced: Option<SourceOp>,
-}
-
-/// What is known of a source beside its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceMeta {
-    /// A git reference.
-    Git(GitMeta),
-    /// A file on the web.
-    Http(HttpMeta),
-}
-
-/// What a git reference names.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct GitMeta {
-    /// Commit or annotated tag.
-    pub checksum: String,
-    /// Full reference.
-    pub reference: String,
-    /// Commit behind an annotated tag.
-    pub commit_checksum: Option<String>,
-    /// The objects, where they were asked for.
-    pub objects: Option<GitObjects>,
-}
-
-/// Objects of a git reference.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct GitObjects {
-    /// The commit.
-    pub commit: String,
-    /// The annotated tag.
-    pub tag: Option<String>,
-    /// When the commit was made, in seconds since 1970.
-    pub committed: i64,
-}
-
-/// What a URL gives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpMeta {
-    /// Digest of the content.
-    pub checksum: Digest,
-    /// Name of the file.
-    pub filename: String,
-    /// When it was changed, in seconds since 1970.
-    pub last_modified: Option<i64>,
 }
 
 /// An entry of a result's directory.

@@ -14,8 +14,7 @@ use async_trait::async_trait;
 use shipway_model::{Definition, Failure};
 
 pub use bridge::{
-    Bridge, DirEntry, GitMeta, GitObjects, HttpMeta, Ref, ResolveMode, ResolveRequest,
-    ResolvedConfig, SolveOptions, SourceMeta,
+    Bridge, DirEntry, Ref, ResolveMode, ResolveRequest, ResolvedConfig, SolveOptions,
 };
 pub use imports::cache_imports;
 pub use result::{Attestation, FrontendResult, Refs};

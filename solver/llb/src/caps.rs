@@ -78,6 +78,7 @@ pub const LLB: &[&str] = &[
     "exporter.sourcedateepoch",
     "exporter.multiple",
     "source.policy",
+    "source.policy.session",
     "gc.freespacefilter",
     "exporter.image.attestations",
 ];

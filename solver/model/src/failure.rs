@@ -105,6 +105,8 @@ pub enum FailureDetail {
     UnsupportedSubrequest(String),
     /// A capability that the frontend lacks.
     UnsupportedFrontendCap(String),
+    /// A client's own policy denied a source, for these reasons.
+    Denied(Vec<String>),
     /// A detail as it came from a client or a frontend, handed on unread.
     Opaque {
         /// Type URL.

@@ -7,6 +7,7 @@ pub mod descriptor;
 pub mod digest;
 pub mod failure;
 pub mod image;
+pub mod metadata;
 pub mod op;
 pub mod platform;
 pub mod policy;

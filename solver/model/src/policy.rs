@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::Platform;
+use crate::op::SourceOp;
+
 /// An ordered list of rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
@@ -77,4 +80,32 @@ pub enum Condition {
     NotEqual,
     /// Matches a regular expression.
     Matches,
+}
+
+/// What a client's own policy says of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be used.
+    Allow,
+    /// It may not, for these reasons.
+    Deny(Vec<String>),
+    /// Another is put in its place, and judged in turn.
+    Convert(SourceOp),
+    /// Nothing yet: the policy wants to know more of it.
+    Ask(Inquiry),
+}
+
+/// What a policy wants to know of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inquiry {
+    /// The source; no other than the one that is judged.
+    pub source: SourceOp,
+    /// For which platform; `None` is the daemon's.
+    pub platform: Option<Platform>,
+    /// Asks the registry, also where the image is here.
+    pub pull: bool,
+    /// An image's digest is enough.
+    pub no_config: bool,
+    /// A git reference's objects as well.
+    pub git_objects: bool,
 }

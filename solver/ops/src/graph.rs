@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use shipway_backend::Networks;
 use shipway_engine::{Edge, Engine, Graph, Operation, VertexInfo};
 use shipway_layers::Snapshot;
@@ -55,7 +56,8 @@ pub struct OpsEnv {
 }
 
 /// Applies policies to a graph.
-pub type Judge = Arc<dyn Fn(Definition) -> Result<Definition, Failure> + Send + Sync>;
+pub type Judge =
+    Arc<dyn Fn(Definition) -> BoxFuture<'static, Result<Definition, Failure>> + Send + Sync>;
 
 /// What a build was granted.
 #[expect(clippy::struct_excessive_bools, reason = "one per entitlement")]

@@ -102,7 +102,7 @@ impl Operation<Snapshot> for BuildOperation {
         inputs: Vec<Snapshot>,
     ) -> Result<Vec<Snapshot>, Failure> {
         let definition = self.definition(ctx, &inputs).await?;
-        let definition = (self.ops.judge)(definition)?;
+        let definition = (self.ops.judge)(definition).await?;
         let (nested, target) = graph(&definition, &self.ops)?;
         let Some(target) = target else {
             return Ok(vec![Snapshot::default()]);

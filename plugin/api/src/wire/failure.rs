@@ -133,6 +133,11 @@ fn detail(detail: &FailureDetail) -> prost_types::Any {
         FailureDetail::UnsupportedFrontendCap(name) => {
             ("errdefs.FrontendCap", json!({"name": name}))
         }
+        FailureDetail::Denied(reasons) => {
+            let reasons = reasons.iter().map(|reason| json!({"message": reason}));
+            let decision = json!({"action": "DENY", "denyMessages": reasons.collect::<Vec<_>>()});
+            ("policysession.DecisionResponse", decision)
+        }
     };
     prost_types::Any {
         type_url: format!("{PREFIX}{kind}+json"),

@@ -50,6 +50,7 @@ pub fn request(
         inputs,
         exporters,
         source_policy: policy(wire.source_policy.as_ref())?,
+        policy_session: Some(wire.source_policy_session).filter(|id| !id.is_empty()),
         cache_imports,
         cache_exports,
         entitlements: wire.entitlements,
@@ -95,9 +96,6 @@ fn refuse(wire: &control::SolveRequest) -> Result<(), Failure> {
             format!("{what} is not supported"),
         ))
     };
-    if !wire.source_policy_session.is_empty() {
-        return unsupported("a source policy session".into());
-    }
     if wire.enable_session_exporter {
         return unsupported("the session exporter".into());
     }

@@ -13,7 +13,7 @@ pub use executor::{FakeExecutor, FakeRun};
 pub use host::FakeHost;
 pub use networks::FakeNetworks;
 pub use registry::FakeRegistry;
-pub use session::{FakeSession, FakeSessions, Received};
+pub use session::{FakeSession, FakeSessions, Judged, Received};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,6 +1,6 @@
 //! Clients in memory: directories, secrets and credentials that a test puts there, and what the client was sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,14 +8,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
-use shipway_model::Digest;
+use shipway_model::metadata::SourceMeta;
+use shipway_model::op::SourceOp;
+use shipway_model::policy::Verdict;
+use shipway_model::{Digest, Platform};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
 use crate::session::{
-    Auth, Credentials, Duplex, FileStat, Files, Secrets, SendTree, SyncRequest, SyncSink, Token,
-    TokenRequest, Transferred,
+    Auth, Credentials, Duplex, FileStat, Files, Secrets, SendTree, SourcePolicy, SyncRequest,
+    SyncSink, Token, TokenRequest, Transferred,
 };
 use crate::suite::{collect, stream};
 use crate::{BackendError, ByteStream, ErrorKind, Session, Sessions};
@@ -40,7 +43,12 @@ struct State {
     blobs: BTreeMap<(String, Digest), Bytes>,
     uploads: BTreeMap<String, Bytes>,
     received: Vec<Received>,
+    verdicts: VecDeque<Verdict>,
+    judged: Vec<Judged>,
 }
+
+/// A source that was judged, by its identifier, and what was known of it.
+pub type Judged = (String, Option<SourceMeta>);
 
 /// Entries by path components, which is the order in which they are sent.
 type Directory = BTreeMap<Vec<String>, (FileStat, Vec<u8>)>;
@@ -63,6 +71,17 @@ impl FakeSession {
             closed: CancellationToken::new(),
             state: Arc::default(),
         }
+    }
+
+    /// Has its policy give these verdicts.
+    pub fn put_verdicts(&self, verdicts: impl IntoIterator<Item = Verdict>) {
+        lock(&self.state).verdicts.extend(verdicts);
+    }
+
+    /// What its policy was asked.
+    #[must_use]
+    pub fn judged(&self) -> Vec<Judged> {
+        lock(&self.state).judged.clone()
     }
 
     /// Puts a file into one of its directories; its parents are made too.
@@ -174,6 +193,27 @@ impl Session for FakeSession {
 
     fn secrets(&self) -> Arc<dyn Secrets> {
         Arc::new(self.clone())
+    }
+
+    fn policy(&self) -> Arc<dyn SourcePolicy> {
+        Arc::new(self.clone())
+    }
+}
+
+/// Gives the verdicts that it was told to give, in turn.
+#[async_trait]
+impl SourcePolicy for FakeSession {
+    async fn judge(
+        &self,
+        source: &SourceOp,
+        _platform: Option<&Platform>,
+        known: Option<SourceMeta>,
+    ) -> Result<Verdict, BackendError> {
+        let mut state = lock(&self.state);
+        state.judged.push((source.identifier.clone(), known));
+        let verdict = state.verdicts.pop_front();
+        let attempt = format!("judging {}", source.identifier);
+        verdict.ok_or_else(|| absent(attempt, "no verdict is left"))
     }
 }
 

@@ -7,10 +7,11 @@ use shipway_dockerfile::MetaResolver;
 use shipway_dockerfile::resolve::{ImageRequest, ResolvedImage};
 use shipway_llb::build::ResolveMode as Asked;
 use shipway_model::failure::FailureKind;
+use shipway_model::metadata::SourceMeta;
 use shipway_model::op::Op;
 use shipway_model::{Definition, Failure};
 
-use crate::{Bridge, ResolveMode, ResolveRequest, SolveOptions, SourceMeta};
+use crate::{Bridge, ResolveMode, ResolveRequest, SolveOptions};
 
 pub(super) struct BridgeResolver<'a> {
     pub(super) bridge: &'a dyn Bridge,
@@ -95,6 +96,8 @@ impl MetaResolver for BridgeResolver<'_> {
         };
         Ok(
             match self.bridge.resolve_source(op, log_name, true).await? {
+                // Images have an age of their own, which nobody asks for here.
+                SourceMeta::Image(_) => None,
                 SourceMeta::Git(git) => git.objects.map(|objects| objects.committed),
                 SourceMeta::Http(http) if http.last_modified.is_some() => http.last_modified,
                 SourceMeta::Http(_) => {
