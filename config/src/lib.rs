@@ -13,6 +13,7 @@ mod duration;
 mod error;
 mod flags;
 mod gc;
+pub mod hosts;
 mod resolve;
 mod schema;
 mod settings;

@@ -26,6 +26,8 @@ mod wire {
     include!(concat!(env!("OUT_DIR"), "/wire.rs"));
 }
 
+/// The well-known type that these messages carry times in.
+pub use prost_types::Timestamp;
 pub use wire::containerd::services::content::v1 as content;
 pub use wire::errdefs;
 pub use wire::fsutil::types as fsutil;

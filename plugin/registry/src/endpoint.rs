@@ -1,12 +1,13 @@
 //! Which hosts are asked for a repository, in which order and how. Files are read by `hosts_dir` and, where they are
 //! certificates, by `http_client`.
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use shipway_backend::{BackendError, ErrorKind};
 use shipway_config::Registry;
+use shipway_config::hosts::{HostEntry, Purpose};
 use shipway_model::ImageRef;
 
 use crate::hosts_dir;
-use crate::hosts_file::{HostEntry, Purpose};
 use crate::http_client::Reach;
 use crate::settings::Settings;
 
@@ -148,10 +149,11 @@ impl Endpoint {
 
     fn from_entry(entry: HostEntry, image: &ImageRef, insecure: bool) -> Self {
         let own = image.registry_host();
+        let of_tls = entry.tells_of_tls();
         let (host, prefix, transport) = match entry.server {
             Some(server) => {
                 // As containerd: who writes of TLS wants it to be tried, unless the port can only mean the other.
-                let ambiguous = entry.reach.tells_of_tls() && !server.host.ends_with(":80");
+                let ambiguous = of_tls && !server.host.ends_with(":80");
                 let transport = match (server.plain, ambiguous) {
                     (true, true) => Transport::TlsOrPlain,
                     (true, false) => Transport::Plain,
@@ -161,11 +163,6 @@ impl Endpoint {
             }
             None if is_local(own) => (own.to_owned(), "/v2".to_owned(), Transport::TlsOrPlain),
             None => (own.to_owned(), "/v2".to_owned(), Transport::Tls),
-        };
-        let verify = if insecure {
-            Some(false)
-        } else {
-            entry.reach.verify
         };
         Self {
             namespace: (host != own).then(|| image.host.clone()),
@@ -177,11 +174,27 @@ impl Endpoint {
                 transport
             },
             reach: Reach {
-                verify,
-                ..entry.reach
+                verify: if insecure { Some(false) } else { entry.verify },
+                authorities: entry.authorities,
+                key_pair: entry.key_pair,
+                headers: headers(&entry.headers),
+                connect_timeout: entry.connect_timeout,
             },
         }
     }
+}
+
+/// Headers that were checked when they were read.
+fn headers(written: &[(String, String)]) -> HeaderMap {
+    let parsed = written.iter().map(|(name, value)| {
+        let name: HeaderName = name.parse().expect("a checked name");
+        (name, HeaderValue::from_str(value).expect("a checked value"))
+    });
+    let mut headers = HeaderMap::new();
+    for (name, value) in parsed {
+        headers.append(name, value);
+    }
+    headers
 }
 
 /// A host that can only be this machine.
@@ -271,7 +284,7 @@ mod tests {
     }
 
     fn entries(text: &str) -> Vec<HostEntry> {
-        crate::hosts_file::parse(text, std::path::Path::new("/d")).unwrap()
+        shipway_config::hosts::parse(text, std::path::Path::new("/d")).unwrap()
     }
 
     fn shown(entries: Vec<HostEntry>, image: &str, purpose: Purpose) -> Vec<String> {

@@ -8,6 +8,7 @@ use http::{HeaderValue, Method};
 use reqwest::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 use shipway_backend::{BackendError, ByteStream, ErrorKind, RegistryAccess};
+use shipway_config::hosts::Purpose;
 use shipway_model::{Descriptor, Digest, ImageRef};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -15,7 +16,6 @@ use crate::client::{RegistryClient, pull_scope};
 use crate::endpoint::Endpoint;
 use crate::error::{corrupt, refused, stalled, telling, unanswered};
 use crate::exchange::{Ask, Target};
-use crate::hosts_file::Purpose;
 use crate::http_client::Reach;
 use crate::resolve::MANIFEST;
 

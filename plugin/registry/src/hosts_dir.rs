@@ -1,14 +1,13 @@
 //! Finds what containerd's directories of hosts (`certs.d/<host>/hosts.toml`) say of a registry. They are read anew for each
-//! reference, as containerd does, so that a change needs no restart. What a file means is decided in `hosts_file`.
+//! reference, as containerd does, so that a change needs no restart. What a file means is decided in `shipway_config::hosts`.
 
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use shipway_backend::{BackendError, ErrorKind};
+use shipway_config::hosts::{HostEntry, parse, with_certificates};
 use tokio::fs;
-
-use crate::hosts_file::{HostEntry, parse, with_certificates};
 
 /// The hosts to ask for what is at `host`, `None` where no directory says anything of it.
 pub(crate) async fn find(

@@ -31,13 +31,6 @@ pub(crate) struct Reach {
     pub(crate) connect_timeout: Option<Duration>,
 }
 
-impl Reach {
-    /// Whether it says anything of TLS.
-    pub(crate) fn tells_of_tls(&self) -> bool {
-        self.verify.is_some() || !self.authorities.is_empty() || self.key_pair.is_some()
-    }
-}
-
 /// The clients made so far; one for each host is enough, as long as the host is spoken to in the same way.
 pub(crate) struct Clients {
     connect_timeout: Duration,

@@ -12,7 +12,6 @@ mod error;
 mod exchange;
 mod fetch;
 mod hosts_dir;
-mod hosts_file;
 mod http_client;
 mod push;
 mod resolve;

@@ -11,6 +11,7 @@ use http::{HeaderValue, Method};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Body, Response, StatusCode};
 use shipway_backend::{BackendError, ByteStream, RegistryAccess};
+use shipway_config::hosts::Purpose;
 use shipway_model::{Descriptor, Digest, ImageRef};
 use tokio::sync::oneshot;
 use url::Url;
@@ -19,7 +20,6 @@ use crate::client::{RegistryClient, pull_scope, push_scope};
 use crate::endpoint::Endpoint;
 use crate::error::{corrupt, refused, stalled, unanswered};
 use crate::exchange::{Ask, Target};
-use crate::hosts_file::Purpose;
 
 impl RegistryClient {
     pub(crate) async fn find_or_mount(

@@ -5,6 +5,7 @@ use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use reqwest::{Response, StatusCode};
 use shipway_backend::{BackendError, RegistryAccess};
+use shipway_config::hosts::Purpose;
 use shipway_model::descriptor::{DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use shipway_model::{Descriptor, Digest, ImageRef};
 
@@ -12,7 +13,6 @@ use crate::client::{RegistryClient, pull_scope};
 use crate::endpoint::Endpoint;
 use crate::error::{corrupt, refused, stalled, telling, unanswered};
 use crate::exchange::Ask;
-use crate::hosts_file::Purpose;
 
 /// The header that names what a manifest's address stands for.
 const CONTENT_DIGEST: &str = "docker-content-digest";

@@ -144,7 +144,7 @@ pub fn source_meta(source: pb::SourceOp, known: Option<SourceMeta>) -> ResolveSo
         Some(SourceMeta::Http(http)) => {
             let last_modified = http
                 .last_modified
-                .map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
+                .map(|seconds| shipway_proto::Timestamp { seconds, nanos: 0 });
             response.http = Some(ResolveSourceHttpResponse {
                 checksum: http.checksum.to_string(),
                 filename: http.filename,

@@ -3,29 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
-use shipway_config::{KeyPair, parse_duration};
 use toml::Spanned;
-use url::Url;
 
-use crate::http_client::Reach;
+use crate::{KeyPair, parse_duration};
 
 /// Why a file is not used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum InvalidHosts {
+pub enum InvalidHosts {
     /// It is no TOML, or has a key that nobody knows.
     #[error(transparent)]
-    Format(#[from] toml::de::Error),
-    /// A key's value can't be used.
+    Format(#[from] Box<toml::de::Error>),
+    /// A key's value can't be used: the key, the value, what it should be.
     #[error("{0}: {1:?} is not {2}")]
     Value(&'static str, String, &'static str),
 }
 
 /// What a registry is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// To tell what a tag stands for.
     Resolve,
     /// To give what a digest names.
@@ -40,23 +38,40 @@ impl Purpose {
 
 /// One host that is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HostEntry {
+pub struct HostEntry {
     /// Where it is; the registry itself if nothing is written.
-    pub(crate) server: Option<Server>,
+    pub server: Option<Server>,
     /// What it may be asked for.
-    pub(crate) capabilities: Vec<Purpose>,
-    pub(crate) reach: Reach,
+    pub capabilities: Vec<Purpose>,
+    /// Whether its certificate must be right; if nothing is written, it must.
+    pub verify: Option<bool>,
+    /// PEM files with authorities to trust besides the machine's.
+    pub authorities: Vec<PathBuf>,
+    /// The certificate that it is shown; key and certificate may be one file.
+    pub key_pair: Option<KeyPair>,
+    /// Sent with each request: names and values that HTTP takes.
+    pub headers: Vec<(String, String)>,
+    /// How long a connection may take to be made, where not as long as to any other host.
+    pub connect_timeout: Option<Duration>,
+}
+
+impl HostEntry {
+    /// Whether it says anything of TLS.
+    #[must_use]
+    pub fn tells_of_tls(&self) -> bool {
+        self.verify.is_some() || !self.authorities.is_empty() || self.key_pair.is_some()
+    }
 }
 
 /// An address of the distribution API.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Server {
+pub struct Server {
     /// `host[:port]`.
-    pub(crate) host: String,
+    pub host: String,
     /// Path before the repository's, without a slash at the end.
-    pub(crate) prefix: String,
+    pub prefix: String,
     /// Written with `http://`.
-    pub(crate) plain: bool,
+    pub plain: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -107,9 +122,9 @@ enum ClientFiles {
     Apart([String; 2]),
 }
 
-/// The hosts of the file `hosts.toml` in `dir`, in the order in which they are asked; the last one is the registry's own.
-pub(crate) fn parse(text: &str, dir: &Path) -> Result<Vec<HostEntry>, InvalidHosts> {
-    let file: File = toml::from_str(text)?;
+/// The hosts of the text of `hosts.toml` in `dir`, in the order in which they are asked; the last one is the registry's own.
+pub fn parse(text: &str, dir: &Path) -> Result<Vec<HostEntry>, InvalidHosts> {
+    let file: File = toml::from_str(text).map_err(Box::new)?;
     let mut mirrors: Vec<_> = file.host.into_iter().collect();
     // The order in the file counts, which a table does not keep.
     mirrors.sort_by_key(|(_, host)| host.span().start);
@@ -132,7 +147,8 @@ pub(crate) fn parse(text: &str, dir: &Path) -> Result<Vec<HostEntry>, InvalidHos
 
 /// The registry itself, with the certificates that lie in its directory as Docker has them there: authorities as `*.crt`,
 /// a client's certificate as `*.cert` beside its `*.key`, or with the key in the same file.
-pub(crate) fn with_certificates(dir: &Path, mut names: Vec<String>) -> HostEntry {
+#[must_use]
+pub fn with_certificates(dir: &Path, mut names: Vec<String>) -> HostEntry {
     names.sort();
     let of = |name: &String, end: &str| name.ends_with(end).then(|| dir.join(name));
     let cert = names.iter().find_map(|name| of(name, ".cert"));
@@ -145,11 +161,11 @@ pub(crate) fn with_certificates(dir: &Path, mut names: Vec<String>) -> HostEntry
     HostEntry {
         server: None,
         capabilities: Purpose::ALL.to_vec(),
-        reach: Reach {
-            authorities: names.iter().filter_map(|name| of(name, ".crt")).collect(),
-            key_pair,
-            ..Reach::default()
-        },
+        verify: None,
+        authorities: names.iter().filter_map(|name| of(name, ".crt")).collect(),
+        key_pair,
+        headers: Vec::new(),
+        connect_timeout: None,
     }
 }
 
@@ -167,13 +183,11 @@ fn entry(address: &str, host: Host, dir: &Path) -> Result<HostEntry, InvalidHost
             None => Purpose::ALL.to_vec(),
         },
         server,
-        reach: Reach {
-            verify: host.skip_verify.map(|skip| !skip),
-            authorities,
-            key_pair: host.client.map(|client| client.pair(dir)).transpose()?,
-            headers: headers(&host.header)?,
-            connect_timeout: connect_timeout.transpose()?,
-        },
+        verify: host.skip_verify.map(|skip| !skip),
+        authorities,
+        key_pair: host.client.map(|client| client.pair(dir)).transpose()?,
+        headers: headers(&host.header)?,
+        connect_timeout: connect_timeout.transpose()?,
     })
 }
 
@@ -181,29 +195,26 @@ fn server(address: &str, override_path: bool) -> Result<Option<Server>, InvalidH
     if address.is_empty() {
         return Ok(None);
     }
-    let written = if address.starts_with("http") {
-        address.to_owned()
-    } else {
-        format!("https://{address}")
-    };
-    let invalid = || InvalidHosts::Value("server", address.to_owned(), "an http or https address");
-    let url = Url::parse(&written).map_err(|_| invalid())?;
-    if !matches!(url.scheme(), "http" | "https") || url.authority().is_empty() {
-        return Err(invalid());
+    let (scheme, rest) = address.split_once("://").unwrap_or(("https", address));
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    let named = !host.is_empty() && !host.ends_with(':') && host.chars().all(fits);
+    if !matches!(scheme, "http" | "https") || !named {
+        let expected = "an http or https address";
+        return Err(InvalidHosts::Value("server", address.to_owned(), expected));
     }
-    // Its own words: a URL forgets a port that goes without saying, which here says that plain HTTP is meant.
-    let rest = written.split_once("://").map_or("", |(_, rest)| rest);
-    let host = rest.split('/').next().unwrap_or_default();
-    let path = url.path().trim_end_matches('/');
-    let prefix = if override_path || path.ends_with("/v2") {
-        path.to_owned()
-    } else {
-        format!("{path}/v2")
-    };
+    let mut prefix = String::new();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        prefix.push('/');
+        prefix.push_str(part);
+    }
+    if !override_path && !prefix.ends_with("/v2") {
+        prefix.push_str("/v2");
+    }
     Ok(Some(Server {
         host: host.to_owned(),
         prefix,
-        plain: url.scheme() == "http",
+        plain: scheme == "http",
     }))
 }
 
@@ -228,14 +239,21 @@ fn capabilities(names: &[String]) -> Result<Vec<Purpose>, InvalidHosts> {
     Ok(found)
 }
 
-fn headers(written: &BTreeMap<String, OneOrMore>) -> Result<HeaderMap, InvalidHosts> {
-    let mut headers = HeaderMap::new();
+fn headers(written: &BTreeMap<String, OneOrMore>) -> Result<Vec<(String, String)>, InvalidHosts> {
+    // RFC 9110, tokens and field values.
+    let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
+    let visible = |c: u8| c == b'\t' || (c >= b' ' && c != 0x7f);
+    let mut headers = Vec::new();
     for (name, values) in written {
-        let invalid = || InvalidHosts::Value("header", name.clone(), "an HTTP header");
-        let key: HeaderName = name.parse().map_err(|_| invalid())?;
         for value in values.as_slice() {
-            let value = HeaderValue::from_str(value).map_err(|_| invalid())?;
-            headers.append(&key, value);
+            if name.is_empty() || !name.bytes().all(token) || !value.bytes().all(visible) {
+                return Err(InvalidHosts::Value(
+                    "header",
+                    name.clone(),
+                    "an HTTP header",
+                ));
+            }
+            headers.push((name.clone(), value.clone()));
         }
     }
     Ok(headers)
@@ -278,8 +296,6 @@ impl Clients {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const DIR: &str = "/certs/h";
@@ -318,11 +334,11 @@ mod tests {
         let capabilities = |at: usize| entries[at].capabilities.clone();
         assert_eq!(capabilities(0), [Purpose::Pull, Purpose::Resolve]);
         assert_eq!(capabilities(1), Purpose::ALL);
-        assert_eq!(entries[0].reach.headers.get_all("X-More").iter().count(), 2);
-        assert_eq!(
-            entries[1].reach.connect_timeout,
-            Some(Duration::from_secs(2))
-        );
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let headers = [("x-more", "2"), ("x-more", "3"), ("x-one", "1")];
+        let headers = headers.map(|(name, value)| header(name, value));
+        assert_eq!(entries[0].headers, headers);
+        assert_eq!(entries[1].connect_timeout, Some(Duration::from_secs(2)));
     }
 
     #[test]
@@ -338,18 +354,14 @@ mod tests {
             ("client = ['both']", vec![], Some(("both", "both"))),
             ("client = [['c', 'k']]", vec![], Some(("c", "k"))),
         ] {
-            let reach = parsed(text).remove(0).reach;
+            let entry = parsed(text).remove(0);
             let pair = pair.map(|(cert, key)| KeyPair {
                 key: at(key),
                 cert: at(cert),
             });
-            assert_eq!((reach.authorities, reach.key_pair), (authorities, pair));
+            assert_eq!((entry.authorities, entry.key_pair), (authorities, pair));
         }
-        assert_eq!(
-            parsed("skip_verify = true")[0].reach.verify,
-            Some(false),
-            "of the registry itself"
-        );
+        assert_eq!(parsed("skip_verify = true")[0].verify, Some(false));
     }
 
     #[test]
@@ -383,10 +395,10 @@ mod tests {
         let names = ["x.cert", "x.key", "b.crt", "a.crt", "note"].map(str::to_owned);
         let entry = with_certificates(Path::new("/d"), names.to_vec());
         let path = |name: &str| Path::new("/d").join(name);
-        assert_eq!(entry.reach.authorities, [path("a.crt"), path("b.crt")]);
-        let pair = entry.reach.key_pair.unwrap();
+        assert_eq!(entry.authorities, [path("a.crt"), path("b.crt")]);
+        let pair = entry.key_pair.unwrap();
         assert_eq!((pair.cert, pair.key), (path("x.cert"), path("x.key")));
         let alone = with_certificates(Path::new("/d"), vec!["x.cert".to_owned()]);
-        assert_eq!(alone.reach.key_pair.unwrap().key, path("x.cert"));
+        assert_eq!(alone.key_pair.unwrap().key, path("x.cert"));
     }
 }
