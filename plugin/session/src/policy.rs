@@ -7,7 +7,7 @@ use shipway_backend::{BackendError, ErrorKind};
 use shipway_model::Platform;
 use shipway_model::metadata::SourceMeta;
 use shipway_model::op::SourceOp;
-use shipway_model::policy::{Inquiry, Verdict};
+use shipway_model::policy::{Inquiry, Verdict, Wish};
 use shipway_proto::gateway::{
     ResolveSourceGitResponse, ResolveSourceHttpResponse, ResolveSourceImageResponse,
     ResolveSourceMetaRequest, ResolveSourceMetaResponse,
@@ -40,7 +40,9 @@ impl SourcePolicy for Client {
             ..Default::default()
         };
         let mut client = PolicyVerifierClient::with_origin(self.channel(), origin());
-        let answer = self.ask(&attempt, client.check_policy(request)).await?;
+        // A request holds much that most sources have nothing for.
+        let call = Box::pin(client.check_policy(request));
+        let answer = self.ask(&attempt, call).await?;
         let verdict = match answer.result {
             Some(Answer::Decision(decision)) => verdict(decision),
             Some(Answer::Request(request)) => inquiry(request).map(Verdict::Ask),
@@ -83,15 +85,19 @@ fn inquiry(request: ResolveSourceMetaRequest) -> Result<Inquiry, &'static str> {
         );
     }
     let source = request.source.ok_or("a policy asks about no source")?;
+    let git_objects = request.git.is_some_and(|git| git.return_object);
+    let wishes = [
+        (request.resolve_mode == "pull").then_some(Wish::Pull),
+        image.no_config.then_some(Wish::DigestOnly),
+        git_objects.then_some(Wish::GitObjects),
+    ];
     Ok(Inquiry {
         source: SourceOp {
             identifier: source.identifier,
             attrs: source.attrs,
         },
         platform: request.platform.map(from_wire),
-        pull: request.resolve_mode == "pull",
-        no_config: image.no_config,
-        git_objects: request.git.is_some_and(|git| git.return_object),
+        wishes: wishes.into_iter().flatten().collect(),
     })
 }
 
@@ -203,7 +209,7 @@ mod tests {
             ..Default::default()
         };
         let understood = inquiry(asks(false)).unwrap();
-        assert!(understood.pull && understood.no_config && !understood.git_objects);
+        assert_eq!(understood.wishes, [Wish::Pull, Wish::DigestOnly]);
         assert!(inquiry(asks(true)).unwrap_err().contains("attestations"));
     }
 }

@@ -177,18 +177,15 @@ impl Build {
         let reference = reference
             .map_err(|e: shipway_model::reference::InvalidReference| Failure::from_error(&e))?;
         let (lookup, platform) = (&self.judges.lookup, request.platform.as_ref());
-        let found = match &request.oci_layout {
-            Some((session, store)) => {
-                let layout = LayoutImage::new(&request.reference, session, store)?;
-                lookup.layout_image(&layout, platform).await?
-            }
-            None => {
-                let place = match request.mode {
-                    ResolveMode::ForcePull => Lookup::Registry,
-                    ResolveMode::Default | ResolveMode::PreferLocal => Lookup::LocalFirst,
-                };
-                lookup.image(&reference, platform, place).await?
-            }
+        let found = if let Some((session, store)) = &request.oci_layout {
+            let layout = LayoutImage::new(&request.reference, session, store)?;
+            lookup.layout_image(&layout, platform).await?
+        } else {
+            let place = match request.mode {
+                ResolveMode::ForcePull => Lookup::Registry,
+                ResolveMode::Default | ResolveMode::PreferLocal => Lookup::LocalFirst,
+            };
+            lookup.image(&reference, platform, place).await?
         };
         Ok(ResolvedConfig {
             reference: reference.to_string(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use shipway_model::failure::FailureKind;
 use shipway_model::metadata::{GitMeta, GitObjects, HttpMeta, ImageMeta, SourceMeta};
 use shipway_model::op::SourceOp;
-use shipway_model::policy::Inquiry;
+use shipway_model::policy::{Inquiry, Wish};
 use shipway_model::{Failure, ImageRef, Platform};
 use shipway_source::Env;
 use shipway_source::git::GitRepo;
@@ -65,11 +65,12 @@ impl SourceLookup {
     /// What a policy wants to know.
     pub(crate) async fn inquire(&self, inquiry: &Inquiry) -> Result<SourceMeta, Failure> {
         let platform = inquiry.platform.as_ref();
+        let wishes = |wish| inquiry.wishes.contains(&wish);
         let mut image = match inquiry.source.split() {
             Some(("docker-image", rest)) => {
                 let reference = rest.parse::<ImageRef>();
                 let reference = reference.map_err(|e| Failure::from_error(&e))?;
-                let lookup = if inquiry.pull {
+                let lookup = if wishes(Wish::Pull) {
                     Lookup::Registry
                 } else {
                     Lookup::LocalFirst
@@ -81,9 +82,12 @@ impl SourceLookup {
                 let layout = LayoutImage::new(rest, attr("oci.session"), attr("oci.store"))?;
                 self.layout_image(&layout, platform).await?
             }
-            _ => return self.remote(&inquiry.source, inquiry.git_objects).await,
+            _ => {
+                let objects = wishes(Wish::GitObjects);
+                return self.remote(&inquiry.source, objects).await;
+            }
         };
-        if inquiry.no_config {
+        if wishes(Wish::DigestOnly) {
             image.config.clear();
         }
         Ok(SourceMeta::Image(image))

@@ -102,10 +102,17 @@ pub struct Inquiry {
     pub source: SourceOp,
     /// For which platform; `None` is the daemon's.
     pub platform: Option<Platform>,
-    /// Asks the registry, also where the image is here.
-    pub pull: bool,
+    /// How it is to be found out.
+    pub wishes: Vec<Wish>,
+}
+
+/// A particular of an inquiry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Ask the registry, also where the image is here.
+    Pull,
     /// An image's digest is enough.
-    pub no_config: bool,
+    DigestOnly,
     /// A git reference's objects as well.
-    pub git_objects: bool,
+    GitObjects,
 }
