@@ -43,6 +43,7 @@ fn with_op(failure: Failure, vertex: &Vertex) -> Failure {
     failure.with(FailureDetail::Solve {
         input_ids: Vec::new(),
         mount_ids: Vec::new(),
+        file_action: None,
         op: Arc::clone(&vertex.bytes),
         description: vertex.meta.description.clone(),
         held: Held::nothing(),

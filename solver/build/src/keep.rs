@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::json;
 use shipway_export::{ExportRequest, Exportable, Exporter, PlatformResult};
 use shipway_layers::Report;
+use shipway_model::op::ExecOp;
 use shipway_model::progress::Sink;
 use shipway_model::{Digest, Failure, FailureDetail};
 use shipway_ops::FailedStep;
@@ -27,10 +28,11 @@ impl Build {
         let Some(name) = request.options.get(OPTION) else {
             return failure;
         };
-        let Some(step) = failure.details.iter().find_map(FailedStep::of) else {
+        let mut steps = failure.details.iter().filter_map(FailedStep::of);
+        let Some((step, op)) = steps.find_map(|step| Some((step, step.process()?))) else {
             return failure;
         };
-        match self.export_failed(name, step).await {
+        match self.export_failed(name, step, op).await {
             Ok(()) => failure.with(FailureDetail::Opaque {
                 type_url: KEPT.to_owned(),
                 value: json!({"image": name}).to_string().into_bytes(),
@@ -46,12 +48,17 @@ impl Build {
         }
     }
 
-    async fn export_failed(&self, name: &str, step: &FailedStep) -> Result<(), Failure> {
-        let root = step.op.mounts.iter().position(|mount| mount.dest == "/");
+    async fn export_failed(
+        &self,
+        name: &str,
+        step: &FailedStep,
+        op: &ExecOp,
+    ) -> Result<(), Failure> {
+        let root = op.mounts.iter().position(|mount| mount.dest == "/");
         let kept = root.and_then(|root| step.mounts.get(root)?.as_ref());
         let kept = kept.ok_or_else(|| Failure::new("the step has left no root"))?;
         let platform = self.parts.settings.platform.clone();
-        let meta = &step.op.meta;
+        let meta = &op.meta;
         let config = json!({
             "architecture": platform.architecture,
             "os": platform.os,

@@ -92,6 +92,8 @@ pub enum FailureDetail {
         input_ids: Vec<String>,
         /// Ids of the results behind the op's mounts as it left them; empty for none.
         mount_ids: Vec<String>,
+        /// Place of the action at fault, where the op changes files: ids are then those of its inputs and actions.
+        file_action: Option<usize>,
         /// The marshalled op.
         op: Arc<[u8]>,
         /// Description of the vertex.

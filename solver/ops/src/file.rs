@@ -7,12 +7,14 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use shipway_engine::{CacheMap, OpContext, Operation, VertexInfo};
 use shipway_layers::{Building, Layers, Snapshot};
-use shipway_model::Failure;
 use shipway_model::op::{ChownOpt, FileAction, FileActionKind, FileOp, UserOpt};
+use shipway_model::{Failure, Vertex};
 use shipway_tree::compose::NewDir;
 use shipway_tree::{Composer, Origin, Owner, Stack, Time};
 
 use crate::content::{Selector, Unlazy, file_content_dep, selector_digest, tree_of};
+use crate::exec::Marshalled;
+use crate::exec::failed::{FailedOp, FailedStep, KeptResult};
 use crate::graph::OpsEnv;
 
 /// Changes of files as an operation.
@@ -21,15 +23,17 @@ pub(crate) struct FileOperation {
     ops: Arc<OpsEnv>,
     op: FileOp,
     inputs: usize,
+    marshalled: Marshalled,
 }
 
 impl FileOperation {
-    pub(crate) fn new(info: VertexInfo, ops: Arc<OpsEnv>, op: FileOp, inputs: usize) -> Self {
+    pub(crate) fn new(info: VertexInfo, ops: Arc<OpsEnv>, op: FileOp, vertex: &Vertex) -> Self {
         Self {
             info,
             ops,
             op,
-            inputs,
+            inputs: vertex.inputs.len(),
+            marshalled: Marshalled::of(vertex),
         }
     }
 }
@@ -123,6 +127,7 @@ impl Operation<Snapshot> for FileOperation {
             name: Arc::clone(&self.info.name),
             op: self.op.clone(),
             results: inputs.into_iter().map(State::Done).collect(),
+            marshalled: self.marshalled.clone(),
         };
         let done = tokio::task::spawn_blocking(move || work.run());
         let outputs = done.await.map_err(|e| Failure::from_error(&e))??;
@@ -140,6 +145,7 @@ struct Work {
     op: FileOp,
     /// Inputs, then one result per action.
     results: Vec<State>,
+    marshalled: Marshalled,
 }
 
 /// A result while the operation runs.
@@ -164,8 +170,11 @@ impl Work {
         let inputs = self.results.len();
         for (number, action) in actions.iter().enumerate() {
             let mut open = self.begin(action, &actions, number)?;
-            self.apply(&mut open, action)?;
+            let applied = self.apply(&mut open, action);
             self.results.push(State::Open(Box::new(open)));
+            if let Err(failure) = applied {
+                return Err(self.failed(failure, inputs));
+            }
         }
         let mut outputs: Vec<(usize, Snapshot)> = Vec::new();
         for (number, action) in actions.iter().enumerate() {
@@ -175,6 +184,31 @@ impl Work {
         }
         outputs.sort_by_key(|(output, _)| *output);
         Ok(outputs.into_iter().map(|(_, snapshot)| snapshot).collect())
+    }
+
+    /// The failure of the last action together with what all have left, for debuggers.
+    fn failed(mut self, failure: Failure, inputs: usize) -> Failure {
+        let last = self.results.len() - 1;
+        let left = (0..=last).map(|index| match self.results[index] {
+            // It went on in the failed one's.
+            State::Moved => self.settle(last),
+            State::Done(_) | State::Open(_) => self.settle(index),
+        });
+        let mut left = match left.collect::<Result<Vec<_>, _>>() {
+            Ok(left) => left.into_iter().map(KeptResult::new).map(Some),
+            Err(error) => {
+                tracing::warn!(%error, "what a failed change of files wrote is lost");
+                return failure;
+            }
+        };
+        let step = FailedStep {
+            op: FailedOp::File {
+                action: last - inputs,
+            },
+            inputs: left.by_ref().take(inputs).collect(),
+            mounts: left.collect(),
+        };
+        failure.with(step.detail(&self.marshalled))
     }
 
     /// The layer that an action writes: its input's own, where nobody else wants that, else a new one.

@@ -133,7 +133,7 @@ fn operation(vertex: &Vertex, ops: &Arc<OpsEnv>) -> Result<Arc<dyn Operation<Sna
             info,
             Arc::clone(ops),
             file.clone(),
-            inputs,
+            vertex,
         )),
         Op::Merge(merge) => Arc::new(MergeOperation::new(
             info,

@@ -13,6 +13,6 @@ mod stack;
 pub use cache_mounts::{CacheMountInfo, CacheMounts};
 pub use eager::Eager;
 pub use exec::container::{Container, ContainerRequest, ProcessRequest};
-pub use exec::failed::{FailedStep, KeptResult};
+pub use exec::failed::{FailedOp, FailedStep, KeptResult};
 pub use exec::{DnsConfig, LogLimits, View};
 pub use graph::{OpsEnv, graph};

@@ -116,16 +116,20 @@ fn detail(detail: &FailureDetail) -> prost_types::Any {
         FailureDetail::Solve {
             input_ids,
             mount_ids,
+            file_action,
             op,
             description,
             ..
         } => {
-            let solve = json!({
+            let mut solve = json!({
                 "inputIDs": input_ids,
                 "mountIDs": mount_ids,
                 "op": shipway_llb::op_proto_json(op),
                 "description": description,
             });
+            if let Some(index) = file_action {
+                solve["file"] = json!({"index": index.to_string()});
+            }
             ("errdefs.Solve", solve)
         }
         FailureDetail::Frontend(name) => ("errdefs.Frontend", json!({"name": name})),
@@ -183,7 +187,10 @@ fn position(line: i32, character: i32) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
+
+    use shipway_model::failure::Held;
 
     use super::*;
 
@@ -207,6 +214,26 @@ mod tests {
         let json: Value = serde_json::from_slice(&wire.details[0].value).unwrap();
         assert_eq!(json["ranges"][0]["start"]["line"], 1);
         assert_eq!(json["info"]["data"], "RlJPTSB4");
+    }
+
+    #[test]
+    fn a_failed_change_of_files_names_its_action() {
+        for (file_action, wanted) in [(None, Value::Null), (Some(2), json!({"index": "2"}))] {
+            let failure = Failure::new("x").with(FailureDetail::Solve {
+                input_ids: Vec::new(),
+                mount_ids: vec!["a".into()],
+                file_action,
+                op: Arc::from([]),
+                description: BTreeMap::default(),
+                held: Held::nothing(),
+            });
+            let wire = to_wire(&failure);
+            let json: Value = serde_json::from_slice(&wire.details[0].value).unwrap();
+            assert_eq!(
+                (&json["file"], &json["mountIDs"][0]),
+                (&wanted, &json!("a"))
+            );
+        }
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub struct ContainerRequest {
 }
 
 /// Where programs for Windows are looked for.
-const WINDOWS_PATH: &str = r"PATH=c:\Windows\System32;c:\Windows";
+const WINDOWS_PATH: &str =
+    r"PATH=c:\Windows\System32;c:\Windows;C:\Windows\System32\WindowsPowerShell\v1.0";
 
 /// A process to run in a container.
 #[expect(

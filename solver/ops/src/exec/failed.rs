@@ -13,15 +13,27 @@ use shipway_model::{Failure, FailureDetail};
 use super::Marshalled;
 use super::plan::{Discarded, Output, Plan};
 
-/// The results behind the mounts of a failed step, by the op's mount.
+/// The results that a failed step had and made.
 #[derive(Debug, Clone)]
 pub struct FailedStep {
     /// The step.
-    pub op: ExecOp,
-    /// As they were before the step.
+    pub op: FailedOp,
+    /// As they were before the step: of a process by its mounts, of changes of files by the op's inputs.
     pub inputs: Vec<Option<KeptResult>>,
-    /// As the step left them.
+    /// As the step left them: of a process by its mounts, of changes of files by the actions.
     pub mounts: Vec<Option<KeptResult>>,
+}
+
+/// A step that failed.
+#[derive(Debug, Clone)]
+pub enum FailedOp {
+    /// A process.
+    Exec(Box<ExecOp>),
+    /// Changes of files.
+    File {
+        /// Place of the action that failed.
+        action: usize,
+    },
 }
 
 /// One result and the id that clients name it by.
@@ -34,7 +46,7 @@ pub struct KeptResult {
 }
 
 impl KeptResult {
-    fn new(snapshot: Snapshot) -> Self {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let now = Timestamp::now().as_nanosecond();
@@ -70,14 +82,14 @@ impl FailedStep {
             }
         }
         Ok(Self {
-            op: op.clone(),
+            op: FailedOp::Exec(Box::new(op.clone())),
             inputs,
             mounts,
         })
     }
 
     /// The detail that goes with the failure of a vertex.
-    pub(super) fn detail(self, vertex: &Marshalled) -> FailureDetail {
+    pub(crate) fn detail(self, vertex: &Marshalled) -> FailureDetail {
         let ids = |results: &[Option<KeptResult>]| {
             let id = |result: &Option<KeptResult>| {
                 result
@@ -86,12 +98,26 @@ impl FailedStep {
             };
             results.iter().map(id).collect()
         };
+        let file_action = match self.op {
+            FailedOp::Exec(_) => None,
+            FailedOp::File { action } => Some(action),
+        };
         FailureDetail::Solve {
+            file_action,
             input_ids: ids(&self.inputs),
             mount_ids: ids(&self.mounts),
             op: Arc::clone(&vertex.op),
             description: vertex.description.clone(),
             held: Held::new(self),
+        }
+    }
+
+    /// The step's process, if it is one.
+    #[must_use]
+    pub fn process(&self) -> Option<&ExecOp> {
+        match &self.op {
+            FailedOp::Exec(op) => Some(op),
+            FailedOp::File { .. } => None,
         }
     }
 

@@ -42,9 +42,19 @@ pub(crate) struct ExecOperation {
 }
 
 /// The vertex as its definition has it, for whoever examines its failure.
-struct Marshalled {
+#[derive(Clone)]
+pub(crate) struct Marshalled {
     op: Arc<[u8]>,
     description: BTreeMap<String, String>,
+}
+
+impl Marshalled {
+    pub(crate) fn of(vertex: &Vertex) -> Self {
+        Self {
+            op: Arc::clone(&vertex.bytes),
+            description: vertex.meta.description.clone(),
+        }
+    }
 }
 
 /// What the mounts of one input contribute to the step's key.
@@ -69,10 +79,7 @@ impl ExecOperation {
             inputs: vertex.inputs.len(),
             platform,
             resources,
-            marshalled: Marshalled {
-                op: Arc::clone(&vertex.bytes),
-                description: vertex.meta.description.clone(),
-            },
+            marshalled: Marshalled::of(vertex),
         }
     }
 }

@@ -72,13 +72,23 @@ pub(super) async fn run(
     };
     let ended = supervise(step, ctx, &slot, spec, &mut plan).await;
     slot.release().await;
-    if let Err(failure) = check(step, ctx, &ended?) {
+    let exit = ended.map_err(|failure| not_started(step, failure))?;
+    if let Err(failure) = check(step, ctx, &exit) {
         return Err(failed(step, plan, failure).await);
     }
     let outputs = commit(step, plan).await?;
     ops.eager
         .committed(&step.info.digest, &outputs, &ops.env, &need);
     Ok(outputs)
+}
+
+/// The failure of a step that has no exit code, with its command.
+fn not_started(step: &ExecOperation, failure: Failure) -> Failure {
+    if failure.is_cancelled() {
+        return failure;
+    }
+    let command = step.op.meta.args.join(" ");
+    failure.context(format!("process {command:?} did not complete successfully"))
 }
 
 /// The failure of a step together with what it left; a step that was killed leaves nothing.
