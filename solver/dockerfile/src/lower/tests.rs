@@ -430,3 +430,27 @@ fn a_base_keeps_its_files_when_the_last_stage_that_continues_it_takes_its_settin
     assert_eq!(config["history"].as_array().unwrap().len(), 9);
     assert_eq!(config["config"]["WorkingDir"], "/w");
 }
+
+#[test]
+fn only_so_many_unknown_names_come_with_a_suggestion() {
+    let unknown: String = (0..150).map(|_| "LABEL a=$NAMF\n").collect();
+    let text = format!("FROM scratch\nENV NAME=1\n{unknown}");
+    let options = BuildOptions::parse(&OptionMap::new(), "s", &Platform::host()).unwrap();
+    let request = Request {
+        source: SourceInfo {
+            data: text.into_bytes(),
+            ..SourceInfo::default()
+        },
+        options: &options,
+        context: MainContext::Local {
+            name: "context".into(),
+            ignore: Vec::new(),
+        },
+    };
+    let found = futures::executor::block_on(lower(&request, &Images::default())).warnings;
+    let suggests = |warning: &&Warning| warning.text.contains("did you mean $NAME?");
+    assert_eq!(
+        (found.len(), found.iter().filter(suggests).count()),
+        (150, 100)
+    );
+}
