@@ -29,6 +29,11 @@ impl Layers for LayerStore {
             .map_err(|e| failed(format!("committing layer {id}"), e))
     }
 
+    fn flush(&self) -> Result<(), BackendError> {
+        self.flush()
+            .map_err(|e| failed("making committed layers durable", e))
+    }
+
     fn discard(&self, id: LayerId) -> Result<(), BackendError> {
         self.discard(id)
             .map_err(|e| failed(format!("discarding layer {id}"), e))

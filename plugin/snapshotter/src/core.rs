@@ -58,6 +58,8 @@ pub(crate) struct Soft {
     /// Keys that were asked for and are not there, while a repair wants to know them.
     pub misses: Option<BTreeSet<String>>,
     next_id: u64,
+    /// Ids below this one are reserved durably.
+    reserved_ids: u64,
 }
 
 /// Changes that are applied but not yet durable. Each batch has a ticket; a write settles all tickets up to one.
@@ -82,6 +84,14 @@ enum Disk {
 }
 
 impl Inner {
+    /// Why something is not there: maybe the write that was to keep it has failed since.
+    pub(crate) fn explain(&self, missing: Error) -> Error {
+        match self.queue.failures.first() {
+            Some((_, error)) => Error::Metadata(Arc::clone(error)),
+            None => missing,
+        }
+    }
+
     /// Applies changes and queues them for the next write.
     fn enqueue(&mut self, changes: Vec<Change>) {
         self.state.apply(&changes);
@@ -91,6 +101,17 @@ impl Inner {
             let reserve = Change::ReserveIds(self.soft.next_id + ID_BLOCK);
             self.state.apply(std::slice::from_ref(&reserve));
             self.queue.changes.push(reserve);
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if let Err(error) = self.flush() {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "writing the last of the layer store's metadata"
+            );
         }
     }
 }
@@ -107,6 +128,7 @@ impl Core {
         // Ids below the reservation may have been handed out before the last stop.
         let soft = Soft {
             next_id: state.reserved_ids,
+            reserved_ids: state.reserved_ids,
             ..Soft::default()
         };
         let inner = Inner {
@@ -136,15 +158,7 @@ impl Core {
         &self,
         decide: impl FnOnce(&mut Inner) -> Result<(T, Vec<Change>)>,
     ) -> Result<T> {
-        let mut inner = self.lock();
-        if inner.queue.disk == Disk::Stale {
-            inner.state = self.journal.load()?;
-            inner.queue.disk = Disk::Idle;
-        }
-        let (value, changes) = decide(&mut inner)?;
-        if !changes.is_empty() {
-            inner.enqueue(changes);
-        }
+        let (value, mut inner) = self.decide(decide)?;
         let ticket = inner.queue.last_ticket;
         if inner.queue.settled_ticket >= ticket {
             // Nothing changed, and nothing was pending that the decision could have rested on.
@@ -166,18 +180,51 @@ impl Core {
         }
     }
 
+    /// Decides on changes under the lock; they become durable with the next transaction that does, or are undone with it.
+    pub(crate) fn transact_later<T>(
+        &self,
+        decide: impl FnOnce(&mut Inner) -> Result<(T, Vec<Change>)>,
+    ) -> Result<T> {
+        self.decide(decide).map(|(value, _lock)| value)
+    }
+
+    /// Returns when all that was decided so far is durable.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.transact(|_| Ok(((), Vec::new())))
+    }
+
+    fn decide<T>(
+        &self,
+        decide: impl FnOnce(&mut Inner) -> Result<(T, Vec<Change>)>,
+    ) -> Result<(T, MutexGuard<'_, Inner>)> {
+        let mut inner = self.lock();
+        if inner.queue.disk == Disk::Stale {
+            inner.state = self.journal.load()?;
+            inner.queue.disk = Disk::Idle;
+        }
+        let (value, changes) = decide(&mut inner)?;
+        if !changes.is_empty() {
+            inner.enqueue(changes);
+        }
+        Ok((value, inner))
+    }
+
     /// Writes what is queued, with the lock released meanwhile. On failure memory returns to what the disk says, and
     /// everything queued by then fails: it was decided on a state that never became durable.
     fn write_queue<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
         let changes = mem::take(&mut inner.queue.changes);
         let upto = inner.queue.last_ticket;
+        let reserved_ids = inner.state.reserved_ids;
         inner.queue.disk = Disk::Writing;
         drop(inner);
         let written = self.journal.write(&changes);
         let mut inner = self.lock();
         inner.queue.disk = Disk::Idle;
         match written {
-            Ok(()) => inner.queue.settled_ticket = upto,
+            Ok(()) => {
+                inner.queue.settled_ticket = upto;
+                inner.soft.reserved_ids = reserved_ids;
+            }
             Err(error) => self.roll_back(&mut inner, error),
         }
         self.settled.notify_all();
@@ -207,8 +254,16 @@ impl Core {
         }
     }
 
-    /// A fresh id. Writes nothing as long as other changes renew the reservation in time.
+    /// A fresh id. Writes nothing, and waits for nothing, as long as other changes renew the reservation in time.
     pub(crate) fn allocate(&self) -> Result<LayerId> {
+        {
+            let mut inner = self.lock();
+            let id = inner.soft.next_id;
+            if id < inner.soft.reserved_ids {
+                inner.soft.next_id += 1;
+                return Ok(LayerId(id));
+            }
+        }
         self.transact(|inner| {
             let id = inner.soft.next_id;
             inner.soft.next_id += 1;
@@ -274,6 +329,31 @@ mod tests {
         let next = put(&core).unwrap();
         assert!(next > kept);
         assert_eq!(core.journal.load().unwrap(), core.lock().state);
+    }
+
+    #[test]
+    fn a_change_that_is_written_later_is_seen_at_once_and_undone_if_its_write_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let core = open(dir.path());
+        let put_later = || {
+            let id = core.allocate().unwrap();
+            let record = LayerRecord::new(None, SystemTime::UNIX_EPOCH);
+            core.transact_later(|_| Ok((id, vec![Change::PutLayer(id, record)])))
+                .unwrap()
+        };
+        let first = put_later();
+        assert!(core.lock().state.layers.contains_key(&first));
+        assert!(core.journal.load().unwrap().layers.is_empty());
+        core.flush().unwrap();
+        assert!(core.journal.load().unwrap().layers.contains_key(&first));
+        let lost = put_later();
+        core.journal.failing.store(true, Ordering::Relaxed);
+        assert!(matches!(core.flush(), Err(Error::Metadata(_))));
+        core.journal.failing.store(false, Ordering::Relaxed);
+        let inner = core.lock();
+        assert!(!inner.state.layers.contains_key(&lost));
+        let why = inner.explain(Error::NoLayer(lost));
+        assert!(matches!(why, Error::Metadata(_)), "{why}");
     }
 
     #[test]

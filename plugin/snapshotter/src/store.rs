@@ -1,6 +1,6 @@
 //! The layer store as build steps use it: layers are created, committed, owned, pinned and collected, without any
-//! regard to containerd's entries. Every method is short; what it reports as done is durable, save for the *contents*
-//! of layers, which `sync` makes durable and the next start otherwise drops whole.
+//! regard to containerd's entries. Every method is short; what it reports as done is durable, save for commits, which
+//! `flush` makes durable, and for the *contents* of layers, which `sync` does; the next start drops the others whole.
 
 use std::{
     path::{Path, PathBuf},
@@ -105,11 +105,12 @@ impl LayerStore {
         })
     }
 
-    /// Makes an open layer immutable. Nothing may write to it any more: its mount must be gone.
+    /// Makes an open layer immutable. Nothing may write to it any more: its mount must be gone. Durable after the next
+    /// `flush`, or the next change that is: a step's successor need not wait for that.
     pub fn commit(&self, id: LayerId, info: CommitInfo) -> Result<()> {
         let created = SystemTime::now();
         let settle = info.usage.is_none();
-        self.core.transact(|inner| {
+        self.core.transact_later(|inner| {
             if !inner.soft.open.contains(&id) || inner.state.layers.contains_key(&id) {
                 return Err(Error::NotOpen(id));
             }
@@ -134,6 +135,11 @@ impl LayerStore {
         Ok(())
     }
 
+    /// Makes every commit so far durable.
+    pub fn flush(&self) -> Result<()> {
+        self.core.flush()
+    }
+
     /// Throws an open layer away.
     pub fn discard(&self, id: LayerId) -> Result<()> {
         if !self.core.lock().soft.open.remove(&id) {
@@ -150,7 +156,7 @@ impl LayerStore {
         if inner.soft.open.contains(&id) {
             return Ok(self.core.layout.fs(id));
         }
-        let record = inner.state.layer(id)?;
+        let record = inner.state.layer(id).map_err(|e| inner.explain(e))?;
         Ok(record
             .foreign
             .clone()

@@ -63,6 +63,7 @@ fn work(store: &LayerStore, item: &str, number: usize) {
             ..CommitInfo::default()
         };
         store.commit(layer.id, info).unwrap();
+        store.flush().unwrap();
     });
     if number.is_multiple_of(3) {
         step(&format!("disowned {owner}"), || {

@@ -59,13 +59,15 @@ impl fmt::Debug for Pin {
 /// Holds layers. A layer has no parent: stacks of layers are the caller's business.
 ///
 /// Law: a created layer is gone after a restart unless committed; a committed one is never changed, and lives while an
-/// owner, a pin or a containerd snapshot needs it, until the next `collect`. All methods are short, and durable when they
-/// return (a layer's *contents* are durable after the next `sync`; a machine that stops before loses the layer, never half of it).
+/// owner, a pin or a containerd snapshot needs it, until the next `collect`. All methods are short, and all but `commit` are
+/// durable when they return; a commit is after the next `flush` or other change, and undone should that fail (a layer's *contents* are durable after the next `sync`; a machine that stops before loses the layer, never half of it).
 pub trait LayerStore: Send + Sync {
     /// A new empty layer, pinned until it is committed or discarded.
     fn create(&self) -> Result<NewLayer, BackendError>;
     /// Ends the writing of a layer and gives it its first owner.
     fn commit(&self, id: LayerId, usage: Usage, owner: &str) -> Result<(), BackendError>;
+    /// Makes every commit so far durable.
+    fn flush(&self) -> Result<(), BackendError>;
     /// Throws an uncommitted layer away. The directory may be deleted later.
     fn discard(&self, id: LayerId) -> Result<(), BackendError>;
     /// The layer's directory. It may lie outside of the store (a base image unpacked by another snapshotter).

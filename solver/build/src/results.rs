@@ -71,6 +71,10 @@ pub(crate) fn layers_of(result: &ResultId) -> Vec<LayerId> {
 #[async_trait]
 impl Results<Snapshot> for StoredResults {
     async fn save(&self, value: &Snapshot, _description: &str) -> Result<ResultId, Failure> {
+        // What is recorded must not be known before the layers that it stands for.
+        let layers = self.layers.clone();
+        let flushed = tokio::task::spawn_blocking(move || layers.store().flush()).await;
+        flushed.map_err(|e| Failure::from_error(&e))??;
         let name = serde_json::to_string(&value.saved());
         Ok(ResultId::new(name.map_err(|e| {
             Failure::from_error(&e).context("recording a result")
