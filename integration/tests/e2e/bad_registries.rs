@@ -81,8 +81,12 @@ fn a_refused_client_is_told_so() {
 
 /// A registry with one image whose layer is not what its digest says.
 fn lying(request: &Request) -> Reply {
-    let layer = b"not the layer that was promised";
     let promised = digest(b"something else that is as long!");
+    one_image(request, b"not the layer that was promised", &promised)
+}
+
+/// A registry with one image of one layer.
+fn one_image(request: &Request, layer: &[u8], promised: &str) -> Reply {
     let config = format!(
         r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{promised}"]}}}}"#
     );
@@ -106,7 +110,7 @@ fn lying(request: &Request) -> Reply {
         target if target.ends_with(&digest(config.as_bytes())) => {
             answer("application/octet-stream", config.as_bytes())
         }
-        target if target.ends_with(&promised) => answer("application/octet-stream", layer),
+        target if target.ends_with(promised) => answer("application/octet-stream", layer),
         _ => Reply::status(404),
     }
 }
@@ -118,6 +122,47 @@ fn a_layer_whose_digest_lies_is_refused() {
         ensure(said.contains(&promised) || said.contains("digest"), || {
             said.to_owned()
         })
+    });
+}
+
+/// A layer with one file.
+fn layer() -> std::io::Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(5);
+    archive.append_data(&mut header, "file", &b"slow\n"[..])?;
+    archive.into_inner()
+}
+
+#[test]
+fn a_pull_that_two_builds_wait_for_outlives_the_one_that_began_it() {
+    let layer = layer().expect("an archive in memory can be written");
+    let promised = digest(&layer);
+    let slow = move |request: &Request| {
+        if request.target.ends_with(&promised) {
+            thread::sleep(Duration::from_secs(3));
+        }
+        one_image(request, &layer, &promised)
+    };
+    let server = Server::start("127.0.0.1:0", slow).expect("there is a free port");
+    on_stand_with(with_registry(&server.host()), |stand| {
+        let dockerfile = format!(
+            "FROM {}/some/image:tag AS slow\nFROM busybox:local\nCOPY --from=slow /file /\nRUN grep slow /file\n",
+            server.host()
+        );
+        let context = stand.context("pull", &[("Dockerfile", &dockerfile)])?;
+        let mut first = Background::start(&mut build_image(stand, &context)?)?;
+        thread::sleep(Duration::from_millis(700));
+        let second = thread::scope(|threads| {
+            let second = threads.spawn(|| succeed(&mut build_image(stand, &context)?));
+            thread::sleep(Duration::from_secs(1));
+            first.kill();
+            second
+                .join()
+                .expect("the second client's thread doesn't panic")
+        });
+        second.map(drop)
     });
 }
 

@@ -40,10 +40,13 @@ impl Member {
                 .map_err(|_| damaged("number out of range"))
         };
         let device = |value: std::io::Result<Option<u32>>| value.ok().flatten().unwrap_or(0);
-        let mtime = header.mtime().map_err(Error::Archive)?.cast_signed();
+        let fields = header.as_old();
+        let mtime = filled(&fields.mtime, header.mtime());
+        let mtime = mtime.map_err(Error::Archive)?.cast_signed();
+        let mode = filled(&fields.mode, header.mode().map(u64::from));
         let mut member = Self {
             what: what(header.entry_type(), &entry.path_bytes())?,
-            mode: header.mode().map_err(Error::Archive)? & PERMISSIONS,
+            mode: number(mode)? & PERMISSIONS,
             owner: Owner::default(),
             size: entry.size(),
             mtime: Time {
@@ -58,7 +61,8 @@ impl Member {
                 .map(std::borrow::Cow::into_owned)
                 .unwrap_or_default(),
         };
-        let (uid, gid) = (header.uid(), header.gid());
+        let uid = filled(&fields.uid, header.uid());
+        let gid = filled(&fields.gid, header.gid());
         let (uid, gid) = member.records(entry, uid, gid)?;
         member.owner = Owner {
             uid: number(uid)?,
@@ -149,6 +153,14 @@ fn what(entry: tar::EntryType, name: &[u8]) -> Result<What> {
             });
         }
     })
+}
+
+/// A number of a header; one that was left empty is 0, as Go's archive/tar and GNU tar read it.
+fn filled(field: &[u8], number: std::io::Result<u64>) -> std::io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    number
 }
 
 fn parse(text: &[u8]) -> Option<u64> {

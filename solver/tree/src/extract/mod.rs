@@ -62,10 +62,10 @@ pub fn extract_layer(
         // A blob that is not the one expected says so, whatever it held.
         std::io::copy(&mut hashed, &mut std::io::sink()).map_err(Error::Archive)?;
         let diff_id = Digest::from_bytes(hashed.hash.finalize().into());
-        match expected.diff_id {
-            Some(want) => check("archive", diff_id, want)?,
-            None => unpacked?,
+        if let Some(want) = expected.diff_id {
+            check("archive", diff_id, want)?;
         }
+        unpacked?;
         Ok((diff_id, hashed.size))
     })?;
     if let Some(want) = expected.digest {

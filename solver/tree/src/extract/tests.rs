@@ -106,11 +106,37 @@ fn what_leads_out_of_the_tree_is_refused_by_name() {
         ("hard", Type::HardLink, "nothing/there"),
         ("d/.wh...", Type::File, ""),
     ] {
-        let place = Place::new();
-        let error = place.plain(&[entry]).unwrap_err().to_string();
-        assert!(error.contains(entry.0), "{error}");
-        assert!(!place.temp.path().join("escape").exists());
+        // That it is the archive which was promised makes it no better.
+        let bytes = archive(&[entry]);
+        let promised = Expected {
+            digest: Some(Digest::of(&bytes)),
+            diff_id: Some(Digest::of(&bytes)),
+        };
+        for expected in [Expected::default(), promised] {
+            let place = Place::new();
+            let error = place.extract(&bytes, expected, Limits::default());
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(entry.0), "{error}");
+            assert!(!place.temp.path().join("escape").exists());
+        }
     }
+}
+
+#[test]
+fn empty_numbers_of_a_header_are_zero() {
+    let mut header = tar::Header::new_gnu();
+    header.set_path("f").unwrap();
+    header.set_size(2);
+    header.set_cksum();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append(&header, &b"hi"[..]).unwrap();
+    let bytes = archive.into_inner().unwrap();
+    let place = Place::new();
+    place
+        .extract(&bytes, Expected::default(), Limits::default())
+        .unwrap();
+    let file = fs::metadata(place.temp.path().join("upper/f")).unwrap();
+    assert_eq!((file.uid(), file.mtime(), file.len()), (0, 0, 2));
 }
 
 #[test]
