@@ -57,6 +57,8 @@ pub(crate) struct Soft {
     pub minted: BTreeMap<String, Instant>,
     /// Keys that were asked for and are not there, while a repair wants to know them.
     pub misses: Option<BTreeSet<String>>,
+    /// Layers whose commit was undone by a failed write: their directories are still there.
+    lost: Vec<LayerId>,
     next_id: u64,
     /// Ids below this one are reserved durably.
     reserved_ids: u64,
@@ -193,6 +195,14 @@ impl Core {
         self.transact(|_| Ok(((), Vec::new())))
     }
 
+    /// Layers whose commit was undone since this was last asked, and why.
+    pub(crate) fn take_lost(&self) -> Option<(Vec<LayerId>, Error)> {
+        let mut inner = self.lock();
+        let lost = mem::take(&mut inner.soft.lost);
+        let first = *lost.first()?;
+        Some((lost, inner.explain(Error::NoLayer(first))))
+    }
+
     fn decide<T>(
         &self,
         decide: impl FnOnce(&mut Inner) -> Result<(T, Vec<Change>)>,
@@ -249,7 +259,15 @@ impl Core {
             .insert(0, (queue.settled_ticket + 1..=queue.last_ticket, error));
         queue.settled_ticket = queue.last_ticket;
         match self.journal.load() {
-            Ok(state) => inner.state = state,
+            Ok(state) => {
+                let before = mem::replace(&mut inner.state, state);
+                let now = &inner.state.layers;
+                let lost = before.layers.keys().filter(|id| !now.contains_key(id));
+                inner
+                    .soft
+                    .lost
+                    .extend(lost.filter(|id| !inner.soft.open.contains(id)));
+            }
             Err(_) => queue.disk = Disk::Stale,
         }
     }
@@ -350,10 +368,11 @@ mod tests {
         core.journal.failing.store(true, Ordering::Relaxed);
         assert!(matches!(core.flush(), Err(Error::Metadata(_))));
         core.journal.failing.store(false, Ordering::Relaxed);
-        let inner = core.lock();
-        assert!(!inner.state.layers.contains_key(&lost));
-        let why = inner.explain(Error::NoLayer(lost));
+        assert!(!core.lock().state.layers.contains_key(&lost));
+        let (told, why) = core.take_lost().unwrap();
+        assert_eq!(told, [lost]);
         assert!(matches!(why, Error::Metadata(_)), "{why}");
+        assert!(core.take_lost().is_none());
     }
 
     #[test]

@@ -123,9 +123,9 @@ impl LayerStore {
             };
             let mut changes = vec![Change::PutLayer(id, record)];
             changes.extend(info.owners.into_iter().map(|owner| Change::Own(owner, id)));
+            inner.soft.open.remove(&id);
             Ok(((), changes))
         })?;
-        self.core.lock().soft.open.remove(&id);
         self.worker.send(if settle {
             Job::Settle(id)
         } else {
@@ -135,9 +135,15 @@ impl LayerStore {
         Ok(())
     }
 
-    /// Makes every commit so far durable.
+    /// Makes every commit so far durable. Those that cannot be are undone, and their layers thrown away.
     pub fn flush(&self) -> Result<()> {
-        self.core.flush()
+        let flushed = self.core.flush();
+        let Some((lost, why)) = self.core.take_lost() else {
+            return flushed;
+        };
+        lost.into_iter().for_each(|id| self.trash(id));
+        self.worker.send(Job::EmptyTrash);
+        Err(why)
     }
 
     /// Throws an open layer away.

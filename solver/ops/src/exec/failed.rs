@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use shipway_layers::Snapshot;
+use shipway_layers::{Layers, Snapshot};
 use shipway_model::failure::Held;
 use shipway_model::op::ExecOp;
 use shipway_model::{Failure, FailureDetail};
@@ -59,7 +59,12 @@ impl KeptResult {
 
 impl FailedStep {
     /// Commits what a step has written. Blocks on the disk.
-    pub(super) fn keep(op: &ExecOp, plan: Plan, name: &str) -> Result<Self, Failure> {
+    pub(super) fn keep(
+        op: &ExecOp,
+        plan: Plan,
+        name: &str,
+        layers: &Layers,
+    ) -> Result<Self, Failure> {
         let input = |mount: &shipway_model::op::Mount| {
             let input = mount.input.and_then(|i| plan.inputs.get(i))?;
             Some(KeptResult::new(input.clone()))
@@ -78,6 +83,8 @@ impl FailedStep {
         for (mount, output) in written.chain(discarded) {
             if let Output::Changed(input, building) = output {
                 let layer = building.finish(name, Timestamp::now())?;
+                // A step that filled the disk must not keep it full.
+                layers.store().flush()?;
                 mounts[mount] = Some(KeptResult::new(input.with(layer)));
             }
         }

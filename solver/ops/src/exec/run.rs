@@ -98,7 +98,8 @@ async fn failed(step: &ExecOperation, plan: Plan, failure: Failure) -> Failure {
     }
     let name = Arc::clone(&step.info.name);
     let op = step.op.clone();
-    let kept = tokio::task::spawn_blocking(move || FailedStep::keep(&op, plan, &name));
+    let layers = step.ops.env.layers.clone();
+    let kept = tokio::task::spawn_blocking(move || FailedStep::keep(&op, plan, &name, &layers));
     match kept.await {
         Ok(Ok(left)) => failure.with(left.detail(&step.marshalled)),
         Ok(Err(error)) => {
