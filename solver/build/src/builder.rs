@@ -17,7 +17,7 @@ use shipway_ops::cdi::CdiDirs;
 use shipway_ops::{CacheMounts, DnsConfig, LogLimits};
 use shipway_source::ImageResolver;
 use shipway_source::local::Mirrors;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -99,8 +99,13 @@ pub struct Builder {
     builds: Mutex<Builds>,
     arrived: Notify,
     tasks: TaskTracker,
+    /// How many builds have been answered and still clean up.
+    leaving: watch::Sender<usize>,
     stopping: CancellationToken,
 }
+
+/// For how long an upkeep waits for builds that are just leaving.
+const LEAVING: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Builds {
@@ -117,6 +122,7 @@ impl Builder {
             builds: Mutex::default(),
             arrived: Notify::new(),
             tasks: TaskTracker::new(),
+            leaving: watch::Sender::new(0),
             stopping: CancellationToken::new(),
         })
     }
@@ -149,6 +155,7 @@ impl Builder {
             if let Some(recording) = &mut recording {
                 recording.ending();
             }
+            builder.leaving.send_modify(|count| *count += 1);
             // A client that is gone takes no reply.
             drop(reply.send(response));
             if let Some(recording) = recording {
@@ -156,6 +163,7 @@ impl Builder {
             }
             build.clean_up().await;
             builder.ended(build.id());
+            builder.leaving.send_modify(|count| *count -= 1);
         });
         let response = outcome
             .await
@@ -188,6 +196,15 @@ impl Builder {
         self.tasks.wait().await;
         self.parts.recorder.history.close().await;
         self.parts.engine.shutdown().await;
+    }
+
+    /// Waits until builds that have been answered hold nothing any more: what their clients remove next must go.
+    pub(crate) async fn settled(&self) {
+        let mut leaving = self.leaving.subscribe();
+        let none = leaving.wait_for(|count| *count == 0);
+        if tokio::time::timeout(LEAVING, none).await.is_err() {
+            tracing::warn!("builds that have ended hold on to what they made");
+        }
     }
 
     /// True where no build runs.

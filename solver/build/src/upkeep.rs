@@ -178,6 +178,7 @@ impl Builder {
 
     /// Removes what a policy does not keep; gives what went.
     pub async fn prune(&self, policy: &PrunePolicy) -> Result<Vec<UsageRecord>, Failure> {
+        self.settled().await;
         let now = Timestamp::now();
         let mut candidates = self.disk_usage()?;
         candidates.retain(|record| policy.concerns(record));
