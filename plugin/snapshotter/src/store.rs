@@ -141,7 +141,9 @@ impl LayerStore {
         let Some((lost, why)) = self.core.take_lost() else {
             return flushed;
         };
-        lost.into_iter().for_each(|id| self.trash(id));
+        for id in lost {
+            self.trash(id);
+        }
         self.worker.send(Job::EmptyTrash);
         Err(why)
     }
