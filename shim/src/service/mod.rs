@@ -335,13 +335,18 @@ impl Running {
 
     /// Ends a task that was never started, without its bundle.
     fn abandon(&self) -> io::Result<()> {
-        let pid = self.container.init_pid();
-        let group = self.group()?;
-        // What still sets itself up would make its control group anew.
-        if send_signal(pid.cast_signed(), libc::SIGKILL).is_ok() {
+        // A process that has ended has no pid any more: by now it may be somebody else's.
+        if let Ok(pid) = self.container.signalled(&Key::Init)
+            && send_signal(pid.cast_signed(), libc::SIGKILL).is_ok()
+        {
+            // What still sets itself up would make its control group anew.
             wait_for_death(pid);
         }
-        group.destroy()
+        match &self.engine {
+            Engine::Build(_) => self.group()?.destroy(),
+            // Its control group may not be its alone.
+            Engine::Ordinary(_) => Ok(()),
+        }
     }
 
     /// Publishes the kernel's OOM kills of an ordinary container. (The launcher tells those of steps.)
@@ -404,10 +409,10 @@ fn clean_up_after_shim(bundle: &Path, id: &str) -> io::Result<u32> {
         return Ok(pid.unwrap_or(0));
     };
     if is_build(&spec) {
-        if let Some(pid) = pid.filter(|pid| is_launcher(*pid, bundle))
-            && send_signal(pid.cast_signed(), libc::SIGKILL).is_ok()
-        {
-            wait_for_death(pid);
+        for launcher in launchers(bundle) {
+            if send_signal(launcher.cast_signed(), libc::SIGKILL).is_ok() {
+                wait_for_death(launcher);
+            }
         }
         let group = Group::at(&Hierarchies::find()?, &build_cgroup(&spec, bundle));
         group.destroy()?;
@@ -441,7 +446,14 @@ fn wait_for_death(pid: u32) {
     }
 }
 
-/// Whether a pid is still that of the bundle's launcher, and not of somebody who got its number.
+/// The launchers of a bundle: one that was just being made is in no pid file, and would make its control group anew.
+fn launchers(bundle: &Path) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| is_launcher(*pid, bundle)).collect()
+}
+
+/// Whether a pid is that of a launcher of the bundle.
 fn is_launcher(pid: u32, bundle: &Path) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut args = line.split(|byte| *byte == 0);

@@ -291,7 +291,7 @@ impl Running {
     async fn end_unstarted(&self, key: &Key) -> TtrpcResult<()> {
         let (process, _, _) = self.container.process(key)?;
         if *key == Key::Init && process.phase == Phase::Created {
-            let killed = self.kill(key, libc::SIGKILL.unsigned_abs(), true);
+            let killed = self.kill(key, libc::SIGKILL.unsigned_abs(), false);
             if let Err(error) = killed
                 && !is_not_found(&error)
             {
