@@ -16,7 +16,7 @@ use shipway_step::{BuildContainer, StepSpec, VisitSpec};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::connection::{once, repeat};
+use crate::connection::{insist, once, repeat};
 use crate::error::failed;
 use crate::exec::Recipe;
 use crate::fifo;
@@ -130,9 +130,8 @@ impl Scope {
     /// Kills a task with all its processes, and removes it and its container. Fine where there is none.
     pub(crate) async fn remove_container(&self, id: &str) -> Result<(), BackendError> {
         let attempt = || format!("removing container {id}");
-        if let Err(error) = self.remove_task(id).await {
-            tracing::warn!(?error, container = id, "a task could not be removed");
-        }
+        // By the container the next start finds a task that stays.
+        self.remove_task(id).await?;
         let deleted = repeat(|| {
             let message = wire::DeleteContainerRequest { id: id.to_owned() };
             let (mut client, request) = (self.containers(), self.request(message));
@@ -162,11 +161,14 @@ impl Scope {
             if let Err(status) = killed {
                 tracing::debug!(%status, "killing a task that has ended");
             }
-            ignore_absent(ended.map(drop), attempt)?;
+            if let Err(status) = ended {
+                tracing::debug!(%status, "waiting for a task whose shim has ended");
+            }
         } else {
             tracing::warn!(container = id, "a killed task does not end");
         }
-        let deleted = repeat(|| {
+        // A task that neither took the signal nor was waited for may be gone: its removal says whether it is.
+        let deleted = insist(|| {
             let message = wire::DeleteTaskRequest {
                 container_id: id.to_owned(),
             };
@@ -178,7 +180,7 @@ impl Scope {
 
     /// Signals a process, or a container with all of them.
     pub(crate) async fn kill(&self, of: Target<'_>, signal: u32, all: bool) -> Result<(), Status> {
-        repeat(|| {
+        insist(|| {
             let message = wire::KillRequest {
                 container_id: of.container.to_owned(),
                 exec_id: of.exec.to_owned(),

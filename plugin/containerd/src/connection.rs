@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use crate::error::{is_down, was_never_sent};
 
@@ -22,6 +22,8 @@ const RESTART: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How often a shim is asked to run its runtime.
+const RUNS: usize = 6;
 /// Unread bytes of one call: blobs are read in messages of 1 MiB and less.
 const STREAM_WINDOW: u32 = 4 << 20;
 
@@ -108,6 +110,26 @@ where
     retry(call, is_down).await
 }
 
+/// Makes a call that has a shim run its runtime, as [`repeat`] does, and again when that fails: on runc's shim a call
+/// runs a process that anything may kill.
+pub(crate) async fn insist<T, F>(mut call: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let mut pause = PAUSE;
+    for _ in 1..RUNS {
+        match repeat(&mut call).await {
+            Err(status) if status.code() == Code::Unknown => {
+                tracing::debug!(%status, "a shim's call failed and is made again");
+            }
+            answered => return answered,
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    repeat(call).await
+}
+
 /// Makes a call that may take effect once only: repeated while containerd is not there at all.
 pub(crate) async fn once<T, F>(call: impl FnMut() -> F) -> Result<T, Status>
 where
@@ -141,5 +163,36 @@ where
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a call is made whose first answers are these, and what comes of it.
+    async fn insisted(answers: &[Code]) -> (usize, Result<(), Code>) {
+        let mut made = 0;
+        let answered = insist(|| {
+            let code = answers.get(made).copied().unwrap_or(Code::Ok);
+            made += 1;
+            async move {
+                match code {
+                    Code::Ok => Ok(Response::new(())),
+                    code => Err(Status::new(code, "runc was killed")),
+                }
+            }
+        });
+        let answered = answered.await.map_err(|status| status.code());
+        (made, answered)
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_is_killed_is_run_again() {
+        assert_eq!(insisted(&[Code::Unknown; 2]).await, (3, Ok(())));
+        let ever = [Code::Unknown; 100];
+        assert_eq!(insisted(&ever).await, (RUNS, Err(Code::Unknown)));
+        let gone = [Code::Unknown, Code::NotFound];
+        assert_eq!(insisted(&gone).await, (2, Err(Code::NotFound)));
     }
 }
