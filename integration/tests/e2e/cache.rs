@@ -2,7 +2,7 @@
 
 use shipway_integration::{clients::Buildctl, command::succeed};
 
-use crate::support::{build, cached_steps, ensure, kind, on_stand, run_in_image};
+use crate::support::{IMAGE, build, cached_steps, ensure, kind, on_stand, run_in_image};
 
 const DOCKERFILE: &str =
     "FROM busybox:local\nRUN echo one >/one\nCOPY a /a\nRUN cat /one /a >/both\nCOPY b /b\n";
@@ -82,6 +82,26 @@ fn pruning_empties_the_cache_and_leaves_images_alone() {
         })?;
         let said = run_in_image(stand, "cat /both")?;
         ensure(said == "one\na\n", || said.clone())
+    });
+}
+
+#[test]
+fn after_a_prune_containerd_holds_nothing_that_only_builds_have_left() {
+    on_stand(|stand| {
+        let namespace = stand.builder.options.namespace.clone();
+        let before = stand.containerd.list(&namespace, "content")?;
+        build(stand, "same", DOCKERFILE, FILES)?;
+        // The blobs stay for now: containerd collects when it is asked to, or when much has changed.
+        stand
+            .containerd
+            .run_ctr(&namespace, &["images", "rm", IMAGE])?;
+        let address = stand.builder.address();
+        let mut buildctl = stand.clients.buildctl(Buildctl::from(kind()), &address)?;
+        succeed(buildctl.args(["prune", "--all"]))?;
+        let left = stand.containerd.list(&namespace, "content")?;
+        ensure(left.iter().all(|blob| before.contains(blob)), || {
+            format!("{left:?} instead of {before:?}")
+        })
     });
 }
 

@@ -73,6 +73,9 @@ impl Control for Endpoint {
             .prune(&policy)
             .await
             .map_err(|e| to_status(&e))?;
+        // Ended builds may have left blobs that containerd, unasked, keeps until something else is removed.
+        let collected = self.namespace.leases.collect().await;
+        collected.map_err(|e| to_status(&e.into()))?;
         let answers = futures::stream::iter(gone.into_iter().map(|record| Ok(usage(record))));
         Ok(Response::new(answers.boxed()))
     }

@@ -131,6 +131,7 @@ impl Listener {
         if let Ok(process) = &started {
             self.processes.insert(id.clone(), ears(process));
         }
+        container.process_begins();
         let mouth = Mouth {
             id,
             container,
@@ -238,26 +239,27 @@ impl Mouth {
                 process.wait().await.map_err(Failure::from)
             }
         };
-        let exit = match ended {
-            Ok(exit) if exit.code == 0 => wire::ExitMessage::default(),
-            Ok(exit) => {
-                let mut failure = Failure::new(format!("exit code: {}", exit.code));
-                if self.container.is_released() {
-                    failure = Failure::cancelled().context(failure);
-                }
-                let failure = failure.with(FailureDetail::Exit(exit.code));
-                wire::ExitMessage {
-                    code: exit.code,
-                    error: Some(to_wire(&failure)),
-                }
-            }
-            Err(failure) => wire::ExitMessage {
-                code: UNKNOWN_EXIT,
-                error: Some(to_wire(&failure)),
-            },
+        let (code, failure) = match ended {
+            Ok(exit) => (exit.code, self.failure(exit.code)),
+            Err(failure) => (UNKNOWN_EXIT, Some(failure)),
         };
-        self.say(Input::Exit(exit)).await?;
+        self.container.process_ends(failure.as_ref());
+        let error = failure.as_ref().map(to_wire);
+        self.say(Input::Exit(wire::ExitMessage { code, error }))
+            .await?;
         self.say(Input::Done(wire::DoneMessage {})).await
+    }
+
+    /// The failure that an exit code is.
+    fn failure(&self, code: u32) -> Option<Failure> {
+        if code == 0 {
+            return None;
+        }
+        let mut failure = Failure::new(format!("exit code: {code}"));
+        if self.container.is_released() {
+            failure = Failure::cancelled().context(failure);
+        }
+        Some(failure.with(FailureDetail::Exit(code)))
     }
 
     /// Hands an output on until its end.

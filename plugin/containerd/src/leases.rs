@@ -1,4 +1,5 @@
-//! Leases with a name, an owner and an end of their own. Never ends one synchronously: that waits for a whole collection.
+//! Leases with a name, an owner and an end of their own. Never ends one synchronously unless a collection is what is
+//! asked for: that waits for all of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub(crate) const PROCESS: &str = "shipway.dev/process";
 const KEPT: &str = "shipway.dev/kept";
 /// containerd's label for the end of a lease. An end that cannot be read means never.
 const EXPIRE: &str = "containerd.io/gc.expire";
+/// Life of a lease that is there to be ended.
+const COLLECTING: Duration = Duration::from_secs(60);
 
 impl Scope {
     fn leases(&self) -> LeasesClient<Channel> {
@@ -155,6 +158,14 @@ impl Leases for Scope {
 
     async fn forget(&self, name: &str) -> Result<(), BackendError> {
         self.end_lease(name, true).await
+    }
+
+    async fn collect(&self) -> Result<(), BackendError> {
+        // containerd collects for whoever ends a lease and waits, and all namespaces at once.
+        let lease = self.create(COLLECTING).await?;
+        self.end_lease(lease.id(), true).await?;
+        // It only notices that it is gone.
+        lease.end().await
     }
 
     async fn kept(&self) -> Result<Vec<String>, BackendError> {

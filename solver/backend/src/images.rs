@@ -41,6 +41,8 @@ pub trait Leases: Send + Sync {
     async fn keep(&self, name: &str) -> Result<Lease, BackendError>;
     /// Ends a lease of [`Leases::keep`]; what nothing else holds is gone when this returns. Fine where there is none.
     async fn forget(&self, name: &str) -> Result<(), BackendError>;
+    /// Has what nothing holds any more removed, in every namespace, before this returns.
+    async fn collect(&self) -> Result<(), BackendError>;
     /// Names of the leases that `keep` has made in this namespace, also in earlier lives of the daemon.
     async fn kept(&self) -> Result<Vec<String>, BackendError>;
     /// Deletes the leases that an earlier daemon of ours left behind.

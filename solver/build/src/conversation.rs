@@ -148,10 +148,13 @@ impl Conversation {
         found.ok_or_else(|| no_container(id))
     }
 
-    /// Ends a container.
+    /// Ends a container; the answer tells how its processes did ([`Container::outcome`]).
     pub async fn release_container(&self, id: &str) -> Result<(), Failure> {
         let container = self.containers.lock().remove(id);
-        container.ok_or_else(|| no_container(id))?.release().await
+        let container = container.ok_or_else(|| no_container(id))?;
+        let outcome = container.outcome();
+        container.release().await?;
+        outcome
     }
 
     /// Ends all containers. Nothing new is taken from here on.

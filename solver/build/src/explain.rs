@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shipway_engine::{During, EngineError};
-use shipway_model::failure::Held;
+use shipway_model::failure::{FailedPart, Held};
 use shipway_model::{Definition, Failure, FailureDetail, Vertex};
 use shipway_ops::graph;
 
@@ -43,7 +43,7 @@ fn with_op(failure: Failure, vertex: &Vertex) -> Failure {
     failure.with(FailureDetail::Solve {
         input_ids: Vec::new(),
         mount_ids: Vec::new(),
-        file_action: None,
+        subject: FailedPart::Whole,
         op: Arc::clone(&vertex.bytes),
         description: vertex.meta.description.clone(),
         held: Held::nothing(),

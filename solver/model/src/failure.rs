@@ -72,6 +72,18 @@ impl PartialEq for Held {
     }
 }
 
+/// Which part of an op is at fault: it decides what the ids beside it stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FailedPart {
+    /// The op as a whole; ids are those of its mounts.
+    #[default]
+    Whole,
+    /// The action in this place of an op that changes files; ids are those of its inputs and of its actions.
+    FileAction(usize),
+    /// The content of the input in this place, of which no cache key could be made; the one id is that input's.
+    Content(usize),
+}
+
 /// A structured fact about a failure.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FailureDetail {
@@ -88,12 +100,12 @@ pub enum FailureDetail {
     Exit(u32),
     /// The op that failed and the results that its inputs and mounts were, for debuggers.
     Solve {
-        /// Ids of the results behind the op's mounts before it ran; empty for none.
+        /// Ids of the results behind the op's mounts before it ran, or behind what else is at fault; empty for none.
         input_ids: Vec<String>,
         /// Ids of the results behind the op's mounts as it left them; empty for none.
         mount_ids: Vec<String>,
-        /// Place of the action at fault, where the op changes files: ids are then those of its inputs and actions.
-        file_action: Option<usize>,
+        /// Which part of the op is at fault.
+        subject: FailedPart,
         /// The marshalled op.
         op: Arc<[u8]>,
         /// Description of the vertex.

@@ -12,6 +12,9 @@ use shipway_source::Env;
 use shipway_tree::hash::deduplicate;
 use shipway_tree::{Composer, Kind, Last, Origin, Stack, transfer};
 
+use crate::exec::Marshalled;
+use crate::exec::failed::FailedStep;
+
 /// What of an input is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Selector(shipway_tree::hash::Selector);
@@ -60,8 +63,18 @@ pub(crate) fn selector_digest<S: AsRef<str>>(paths: impl Iterator<Item = S>) -> 
     Digest::of(paths.join("\0"))
 }
 
+/// An input that counts by its content.
+pub(crate) struct ContentInput<'a> {
+    /// What its vertex works with.
+    pub(crate) env: &'a Arc<Env>,
+    /// Its vertex.
+    pub(crate) vertex: &'a Marshalled,
+    /// Its place among the inputs.
+    pub(crate) input: usize,
+}
+
 /// Keys an input by what mounts see of it; a mount of everything makes the rest meaningless.
-pub(crate) fn content_dep(env: &Arc<Env>, paths: &[String]) -> Arc<dyn ContentKey<Snapshot>> {
+pub(crate) fn content_dep(of: ContentInput<'_>, paths: &[String]) -> Arc<dyn ContentKey<Snapshot>> {
     let everything = paths.iter().any(|path| path.is_empty() || path == "/");
     let selectors: Vec<_> = paths.iter().map(|path| Selector::follow(path).0).collect();
     let selectors = if everything {
@@ -69,26 +82,34 @@ pub(crate) fn content_dep(env: &Arc<Env>, paths: &[String]) -> Arc<dyn ContentKe
     } else {
         deduplicate(&selectors)
     };
-    Arc::new(BySelectors {
-        env: Arc::clone(env),
-        selectors,
-    })
+    by_selectors(of, selectors)
 }
 
 /// Keys an input by what file actions see of it.
 pub(crate) fn file_content_dep(
-    env: &Arc<Env>,
+    of: ContentInput<'_>,
     selectors: Vec<Selector>,
 ) -> Arc<dyn ContentKey<Snapshot>> {
     let selectors: Vec<_> = selectors.into_iter().map(|selector| selector.0).collect();
+    by_selectors(of, deduplicate(&selectors))
+}
+
+fn by_selectors(
+    of: ContentInput<'_>,
+    selectors: Vec<shipway_tree::hash::Selector>,
+) -> Arc<dyn ContentKey<Snapshot>> {
     Arc::new(BySelectors {
-        env: Arc::clone(env),
-        selectors: deduplicate(&selectors),
+        env: Arc::clone(of.env),
+        vertex: of.vertex.clone(),
+        input: of.input,
+        selectors,
     })
 }
 
 struct BySelectors {
     env: Arc<Env>,
+    vertex: Marshalled,
+    input: usize,
     selectors: Vec<shipway_tree::hash::Selector>,
 }
 
@@ -96,10 +117,16 @@ struct BySelectors {
 impl ContentKey<Snapshot> for BySelectors {
     async fn digest(&self, ctx: &OpContext, input: &Snapshot) -> Result<Digest, Failure> {
         let need = self.env.need(ctx).await;
-        self.env
-            .layers
-            .content_digest(input, self.selectors.clone(), &need)
-            .await
+        let selectors = self.selectors.clone();
+        let digest = self.env.layers.content_digest(input, selectors, &need);
+        digest.await.map_err(|failure| {
+            if failure.is_cancelled() {
+                return failure;
+            }
+            // Who looks for the missing file starts a container with this input.
+            let step = FailedStep::unkeyed(self.input, input.clone());
+            failure.with(step.detail(&self.vertex))
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use shipway_model::{Failure, Vertex};
 use shipway_tree::compose::NewDir;
 use shipway_tree::{Composer, Origin, Owner, Stack, Time};
 
-use crate::content::{Selector, Unlazy, file_content_dep, selector_digest, tree_of};
+use crate::content::{ContentInput, Selector, Unlazy, file_content_dep, selector_digest, tree_of};
 use crate::exec::Marshalled;
 use crate::exec::failed::{FailedOp, FailedStep, KeptResult};
 use crate::graph::OpsEnv;
@@ -105,7 +105,12 @@ impl Operation<Snapshot> for FileOperation {
             // Reverse order, as BuildKit has it.
             paths.sort_unstable_by(|a, b| b.cmp(a));
             map.deps[input].selector = Some(selector_digest(paths.into_iter()));
-            map.deps[input].content = Some(file_content_dep(&self.ops.env, selectors));
+            let of = ContentInput {
+                env: &self.ops.env,
+                vertex: &self.marshalled,
+                input,
+            };
+            map.deps[input].content = Some(file_content_dep(of, selectors));
         }
         for dep in &mut map.deps {
             dep.prepare = Some(Arc::new(Unlazy(Arc::clone(&self.ops.env))));

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use prost::Message;
 use serde_json::{Value, json};
 use shipway_model::definition::SourceInfo;
-use shipway_model::failure::FailureKind;
+use shipway_model::failure::{FailedPart, FailureKind};
 use shipway_model::{Failure, FailureDetail, SourceRange};
 use shipway_proto::{pb, rpc};
 use tonic::{Code, Status};
@@ -116,7 +116,7 @@ fn detail(detail: &FailureDetail) -> prost_types::Any {
         FailureDetail::Solve {
             input_ids,
             mount_ids,
-            file_action,
+            subject,
             op,
             description,
             ..
@@ -127,8 +127,14 @@ fn detail(detail: &FailureDetail) -> prost_types::Any {
                 "op": shipway_llb::op_proto_json(op),
                 "description": description,
             });
-            if let Some(index) = file_action {
-                solve["file"] = json!({"index": index.to_string()});
+            match subject {
+                FailedPart::Whole => {}
+                FailedPart::FileAction(index) => {
+                    solve["file"] = json!({"index": index.to_string()});
+                }
+                FailedPart::Content(index) => {
+                    solve["cache"] = json!({"index": index.to_string()});
+                }
             }
             ("errdefs.Solve", solve)
         }
@@ -217,12 +223,17 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_change_of_files_names_its_action() {
-        for (file_action, wanted) in [(None, Value::Null), (Some(2), json!({"index": "2"}))] {
+    fn a_failed_change_of_files_names_its_action_and_a_failed_key_its_input() {
+        let index = json!({"index": "2"});
+        for (subject, file, cache) in [
+            (FailedPart::Whole, Value::Null, Value::Null),
+            (FailedPart::FileAction(2), index.clone(), Value::Null),
+            (FailedPart::Content(2), Value::Null, index),
+        ] {
             let failure = Failure::new("x").with(FailureDetail::Solve {
                 input_ids: Vec::new(),
                 mount_ids: vec!["a".into()],
-                file_action,
+                subject,
                 op: Arc::from([]),
                 description: BTreeMap::default(),
                 held: Held::nothing(),
@@ -230,8 +241,8 @@ mod tests {
             let wire = to_wire(&failure);
             let json: Value = serde_json::from_slice(&wire.details[0].value).unwrap();
             assert_eq!(
-                (&json["file"], &json["mountIDs"][0]),
-                (&wanted, &json!("a"))
+                (&json["file"], &json["cache"], &json["mountIDs"][0]),
+                (&file, &cache, &json!("a"))
             );
         }
     }

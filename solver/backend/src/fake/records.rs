@@ -131,6 +131,14 @@ fn absent(attempt: String) -> BackendError {
     BackendError::caused(ErrorKind::NotFound, attempt, "not found")
 }
 
+/// Blobs that one with these labels keeps.
+fn children(labels: &BTreeMap<String, String>) -> impl Iterator<Item = Digest> {
+    let kept = labels
+        .iter()
+        .filter(|(name, _)| name.starts_with("containerd.io/gc.ref.content"));
+    kept.filter_map(|(_, digest)| digest.parse().ok())
+}
+
 fn hold(leases: &mut BTreeMap<String, Vec<Resource>>, lease: &Lease, resource: Resource) {
     if let Some(held) = leases.get_mut(lease.id()) {
         held.push(resource);
@@ -214,6 +222,27 @@ impl Leases for Scope {
                     records.blobs.remove(&digest);
                 }
             }
+        });
+        Ok(())
+    }
+
+    async fn collect(&self) -> Result<(), BackendError> {
+        self.with(|_, records| {
+            let held = records.leases.values().flatten();
+            let held = held.filter_map(|resource| match resource {
+                Resource::Blob(digest) => Some(*digest),
+                Resource::Snapshot(..) => None,
+            });
+            let named = records.images.values().map(|image| image.target.digest);
+            let mut reached: Vec<Digest> = held.chain(named).collect();
+            let mut kept = BTreeMap::new();
+            while let Some(digest) = reached.pop() {
+                if let Some(labels) = records.blobs.remove(&digest) {
+                    reached.extend(children(&labels));
+                    kept.insert(digest, labels);
+                }
+            }
+            records.blobs = kept;
         });
         Ok(())
     }

@@ -7,7 +7,7 @@ use shipway_model::Descriptor;
 use shipway_model::descriptor::OCI_MANIFEST;
 
 use crate::images::Resource;
-use crate::{BlobSlot, Image, Namespace};
+use crate::{BlobSlot, Image, Lease, Namespace};
 
 /// Every rule.
 pub async fn all(ns: &Namespace) {
@@ -15,6 +15,37 @@ pub async fn all(ns: &Namespace) {
     a_lease_may_be_ended_twice_and_hold_what_is_there(ns).await;
     cleaning_up_spares_what_is_in_use(ns).await;
     what_a_kept_lease_held_goes_with_it(ns).await;
+    what_an_ended_lease_held_is_collected_on_request(ns).await;
+}
+
+async fn what_an_ended_lease_held_is_collected_on_request(ns: &Namespace) {
+    let (ended, lasting) = (written(ns, "ended").await, written(ns, "lasting").await);
+    ended.0.end().await.unwrap();
+    ns.leases.collect().await.unwrap();
+    assert_eq!(ns.blobs.info(&ended.1.digest).await.unwrap(), None);
+    assert!(ns.blobs.info(&lasting.1.digest).await.unwrap().is_some());
+}
+
+/// A blob under a lease of its own.
+async fn written(ns: &Namespace, text: &'static str) -> (Lease, Descriptor) {
+    let lease = ns.leases.create(Duration::from_mins(1)).await.unwrap();
+    let descriptor = write(ns, &lease, text).await;
+    (lease, descriptor)
+}
+
+/// Writes a blob under a lease.
+async fn write(ns: &Namespace, lease: &Lease, text: &'static str) -> Descriptor {
+    let slot = ns.blobs.write(lease, text, None, BTreeMap::new()).await;
+    let BlobSlot::Write(mut writer) = slot.unwrap() else {
+        panic!("a blob without a digest cannot be there");
+    };
+    let descriptor = Descriptor::of("x", text.as_bytes());
+    writer.append(text.into()).await.unwrap();
+    writer
+        .commit(descriptor.digest, descriptor.size)
+        .await
+        .unwrap();
+    descriptor
 }
 
 async fn an_image_is_found_by_its_name_and_replaced(ns: &Namespace) {
@@ -34,14 +65,7 @@ async fn an_image_is_found_by_its_name_and_replaced(ns: &Namespace) {
 }
 
 async fn a_lease_may_be_ended_twice_and_hold_what_is_there(ns: &Namespace) {
-    let first = ns.leases.create(Duration::from_mins(1)).await.unwrap();
-    let slot = ns.blobs.write(&first, "suite", None, BTreeMap::new());
-    let BlobSlot::Write(mut writer) = slot.await.unwrap() else {
-        panic!("a blob without a digest cannot be there");
-    };
-    let descriptor = Descriptor::of("x", b"held");
-    writer.append("held".into()).await.unwrap();
-    writer.commit(descriptor.digest, 4).await.unwrap();
+    let (first, descriptor) = written(ns, "held").await;
     let second = ns.leases.create(Duration::from_mins(1)).await.unwrap();
     assert_ne!(first.id(), second.id());
     let held = [Resource::Blob(descriptor.digest)];
@@ -64,13 +88,7 @@ async fn what_a_kept_lease_held_goes_with_it(ns: &Namespace) {
     let lease = ns.leases.keep(name).await.unwrap();
     let again = ns.leases.keep(name).await.unwrap();
     assert_eq!((lease.id(), again.id()), (name, name));
-    let slot = ns.blobs.write(&lease, "suite-kept", None, BTreeMap::new());
-    let BlobSlot::Write(mut writer) = slot.await.unwrap() else {
-        panic!("a blob without a digest cannot be there");
-    };
-    let descriptor = Descriptor::of("x", b"kept by name");
-    writer.append("kept by name".into()).await.unwrap();
-    writer.commit(descriptor.digest, 12).await.unwrap();
+    let descriptor = write(ns, &lease, "kept by name").await;
     ns.leases.clean_up().await.unwrap();
     assert_eq!(ns.leases.kept().await.unwrap(), [name]);
     assert!(ns.blobs.info(&descriptor.digest).await.unwrap().is_some());

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::caller::Caller;
+use super::ends::Ends;
 use super::plan::{Plan, Planner, View};
 use super::scratch::StepFiles;
 use super::spec::{SpecInputs, runtime_spec};
@@ -77,6 +78,7 @@ pub struct Container {
     state: tokio::sync::Mutex<State>,
     views: Vec<View>,
     processes: Mutex<u64>,
+    ends: Mutex<Ends>,
     /// Programs are for Windows.
     windows: bool,
     released: CancellationToken,
@@ -152,6 +154,7 @@ impl Container {
             state: tokio::sync::Mutex::new(State::Prepared(Box::new(plan))),
             views,
             processes: Mutex::new(0),
+            ends: Mutex::default(),
             windows: request
                 .platform
                 .is_some_and(|platform| platform.os == "windows"),
@@ -293,6 +296,21 @@ impl Container {
             ))
         })?;
         Ok(view.clone())
+    }
+
+    /// Notes that a process begins whose caller will be told of its end.
+    pub fn process_begins(&self) {
+        self.ends.lock().begins();
+    }
+
+    /// Notes how a process has ended, before its caller is told.
+    pub fn process_ends(&self, failure: Option<&Failure>) {
+        self.ends.lock().ends(failure);
+    }
+
+    /// How its processes have done: the first failure, or that one of them still runs and a release will end it.
+    pub fn outcome(&self) -> Result<(), Failure> {
+        self.ends.lock().outcome()
     }
 
     /// True where its processes are being ended, or have been.

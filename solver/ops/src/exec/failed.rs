@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use shipway_layers::{Layers, Snapshot};
-use shipway_model::failure::Held;
+use shipway_model::failure::{FailedPart, Held};
 use shipway_model::op::ExecOp;
 use shipway_model::{Failure, FailureDetail};
 
@@ -18,7 +18,8 @@ use super::plan::{Discarded, Output, Plan};
 pub struct FailedStep {
     /// The step.
     pub op: FailedOp,
-    /// As they were before the step: of a process by its mounts, of changes of files by the op's inputs.
+    /// As they were before the step: of a process by its mounts, of changes of files by the op's inputs, of content the
+    /// one that could not be read.
     pub inputs: Vec<Option<KeptResult>>,
     /// As the step left them: of a process by its mounts, of changes of files by the actions.
     pub mounts: Vec<Option<KeptResult>>,
@@ -33,6 +34,11 @@ pub enum FailedOp {
     File {
         /// Place of the action that failed.
         action: usize,
+    },
+    /// Anything whose key was not found for the content of an input.
+    Content {
+        /// Place of the input.
+        input: usize,
     },
 }
 
@@ -95,6 +101,15 @@ impl FailedStep {
         })
     }
 
+    /// A step that did not run, since the content of an input gives it no key.
+    pub(crate) fn unkeyed(input: usize, snapshot: Snapshot) -> Self {
+        Self {
+            op: FailedOp::Content { input },
+            inputs: vec![Some(KeptResult::new(snapshot))],
+            mounts: Vec::new(),
+        }
+    }
+
     /// The detail that goes with the failure of a vertex.
     pub(crate) fn detail(self, vertex: &Marshalled) -> FailureDetail {
         let ids = |results: &[Option<KeptResult>]| {
@@ -105,12 +120,13 @@ impl FailedStep {
             };
             results.iter().map(id).collect()
         };
-        let file_action = match self.op {
-            FailedOp::Exec(_) => None,
-            FailedOp::File { action } => Some(action),
+        let subject = match self.op {
+            FailedOp::Exec(_) => FailedPart::Whole,
+            FailedOp::File { action } => FailedPart::FileAction(action),
+            FailedOp::Content { input } => FailedPart::Content(input),
         };
         FailureDetail::Solve {
-            file_action,
+            subject,
             input_ids: ids(&self.inputs),
             mount_ids: ids(&self.mounts),
             op: Arc::clone(&vertex.op),
@@ -124,7 +140,7 @@ impl FailedStep {
     pub fn process(&self) -> Option<&ExecOp> {
         match &self.op {
             FailedOp::Exec(op) => Some(op),
-            FailedOp::File { .. } => None,
+            FailedOp::File { .. } | FailedOp::Content { .. } => None,
         }
     }
 

@@ -3,6 +3,7 @@
 mod caller;
 mod clip;
 pub(crate) mod container;
+mod ends;
 pub(crate) mod failed;
 mod net_files;
 mod plan;
@@ -27,7 +28,7 @@ pub use clip::LogLimits;
 pub use net_files::DnsConfig;
 pub use plan::View;
 
-use crate::content::{Unlazy, content_dep, selector_digest};
+use crate::content::{ContentInput, Unlazy, content_dep, selector_digest};
 use crate::graph::OpsEnv;
 
 /// A process as an operation.
@@ -142,12 +143,18 @@ impl Operation<Snapshot> for ExecOperation {
     async fn cache_map(&self, _ctx: &OpContext) -> Result<CacheMap<Snapshot>, Failure> {
         let key = shipway_cache::key::exec(&self.op, &self.platform);
         let mut map = CacheMap::new(key, self.inputs);
-        for (dep, mounts) in map.deps.iter_mut().zip(mount_deps(&self.op, self.inputs)?) {
+        let deps = mount_deps(&self.op, self.inputs)?;
+        for (input, (dep, mounts)) in map.deps.iter_mut().zip(deps).enumerate() {
             if !mounts.selectors.is_empty() {
                 dep.selector = Some(selector_digest(mounts.selectors.iter()));
             }
             if mounts.by_content {
-                dep.content = Some(content_dep(&self.ops.env, &mounts.selectors));
+                let of = ContentInput {
+                    env: &self.ops.env,
+                    vertex: &self.marshalled,
+                    input,
+                };
+                dep.content = Some(content_dep(of, &mounts.selectors));
             }
             dep.prepare = Some(Arc::new(Unlazy(Arc::clone(&self.ops.env))));
         }
