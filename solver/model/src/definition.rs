@@ -59,8 +59,8 @@ pub struct VertexMeta {
     pub caps: BTreeMap<String, bool>,
     /// Group in progress displays.
     pub progress_group: Option<ProgressGroup>,
-    /// CPU and memory limits.
-    pub linux_resources: Option<LinuxResources>,
+    /// CPU and memory limits; boxed since few vertices have any.
+    pub linux_resources: Option<Box<LinuxResources>>,
 }
 
 /// Vertices that displays show as one.

@@ -15,8 +15,8 @@ pub type InputIndex = usize;
     reason = "a definition holds few, and most are the large one"
 )]
 pub enum Op {
-    /// Run a process.
-    Exec(ExecOp),
+    /// Run a process; boxed since it is far larger than the others, of which a graph may have more.
+    Exec(Box<ExecOp>),
     /// Fetch something from outside.
     Source(SourceOp),
     /// Change files.

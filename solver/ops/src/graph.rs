@@ -124,7 +124,7 @@ fn operation(vertex: &Vertex, ops: &Arc<OpsEnv>) -> Result<Arc<dyn Operation<Sna
     Ok(match &vertex.op {
         Op::Exec(exec) => {
             granted(ops.entitlements, exec.network, exec.security)?;
-            let mut exec = exec.clone();
+            let mut exec = (**exec).clone();
             exec.cdi_devices = devices(&exec.cdi_devices, vertex, ops)?;
             Arc::new(ExecOperation::new(info, Arc::clone(ops), vertex, exec))
         }

@@ -147,11 +147,9 @@ impl Lowering<'_> {
 
     fn transfer(&mut self, step: &Step<'_>, transfer: &Transfer) -> Result<(), Error> {
         let stage = step.stage;
-        let platform = self.stages[stage].platform.clone();
-        let os = platform
-            .as_ref()
-            .map_or("linux", |platform| platform.os.as_str())
-            .to_owned();
+        let platform = self.shown_platform(stage);
+        let os = self.stages[stage].platform.as_ref();
+        let os = os.map_or("linux", |platform| &platform.os).to_owned();
         let dest = destination(&self.stages[stage].state, &transfer.files.dest, &os)?;
         let chmod = mode::parse(&transfer.chmod)?;
         check_checksum(transfer)?;
@@ -172,7 +170,7 @@ impl Lowering<'_> {
             let file = paths::without_drive(&heredoc.name, os == "windows", false)?;
             let state = self.inline_file(&file, &heredoc.content, 0o644);
             let action = build::Copy {
-                src: file,
+                src: file.into_owned(),
                 ..transfer.action(&chmod, &dest)
             };
             actions = actions.copy(&state, action);
@@ -203,11 +201,13 @@ impl Lowering<'_> {
             self.stages[stage].state = self.graph.file(&before, actions, options);
             return;
         }
-        let platform = self.stages[stage].platform.clone();
+        let platform = self.shown_platform(stage);
         let vars = self.stages[stage].state.shared_vars();
-        let linked = self.this_step(stage, &format!("LINK {shown}"), platform.as_ref(), &*vars);
-        let place = (step.instruction.lines, stage, self.stages[stage].step, name);
-        let group = Digest::of(format!("{place:?}")).hex()[..25].to_owned();
+        let linked = self.this_step(stage, &["LINK ", shown].concat(), platform.as_ref(), &*vars);
+        let (lines, number) = (step.instruction.lines, self.stages[stage].step);
+        let place = format!("{}-{} {stage} {number} {name}", lines.first, lines.last);
+        let mut group = Digest::of(place).hex();
+        group.truncate(25);
         let layer = options.clone().group(&group, name, true);
         let layer = self.graph.file(&State::scratch(), actions, layer);
         let merge = options.group(&group, name, false).name(linked);
@@ -220,13 +220,15 @@ impl Lowering<'_> {
 fn absolute_paths(paths: &[String]) -> Vec<String> {
     paths
         .iter()
-        .map(|path| clean(&format!("/{path}")))
+        .map(|path| clean(&["/", path].concat()))
         .collect()
 }
 
 /// Relative destinations start at the working directory; a trailing slash is kept.
 fn destination(state: &State, dest: &str, os: &str) -> Result<String, Error> {
-    let dest = paths::without_drive(&slashed(dest, os), os == "windows", true)?;
+    let windows = os == "windows";
+    let dest = paths::slashed(dest, windows);
+    let dest = paths::without_drive(&dest, windows, true)?;
     let dest = if dest.is_empty() || dest == "." {
         "./"
     } else {
@@ -238,14 +240,6 @@ fn destination(state: &State, dest: &str, os: &str) -> Result<String, Error> {
         state.directory()
     };
     Ok(paths::normalize(parent, dest, os, true)?)
-}
-
-fn slashed(path: &str, os: &str) -> String {
-    if os == "windows" {
-        path.replace('\\', "/")
-    } else {
-        path.to_owned()
-    }
 }
 
 fn check_checksum(transfer: &Transfer) -> Result<(), Error> {
@@ -332,5 +326,8 @@ fn history(transfer: &Transfer) -> String {
         text.push_str(" <<");
         text.push_str(&heredoc.name);
     }
-    format!("{text} {} # buildkit", transfer.files.dest)
+    for part in [" ", &transfer.files.dest, " # buildkit"] {
+        text.push_str(part);
+    }
+    text
 }

@@ -11,7 +11,7 @@ impl Lowering<'_> {
     pub(super) fn expose(&mut self, step: &Step<'_>, words: &[String]) -> Result<(), Error> {
         let mut ports = Vec::new();
         for word in words {
-            for port in self.shell.expand(word, self.vars(step.stage))?.words {
+            for port in self.shell.words(word, self.vars(step.stage))? {
                 ports.extend(expand(step, &port)?);
             }
         }

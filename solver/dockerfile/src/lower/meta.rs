@@ -200,7 +200,7 @@ impl Lowering<'_> {
     fn make_dir(&mut self, step: &Step<'_>, dir: &str) {
         let stage = step.stage;
         let vars = self.stages[stage].state.shared_vars();
-        let platform = self.stages[stage].platform.clone();
+        let platform = self.shown_platform(stage);
         let text = names::shown(self.shell, &step.instruction.code, &*vars);
         let name = self.next_step(stage, &text, platform.as_ref(), &*vars);
         let user = &self.stages[stage].image.config.user;

@@ -10,10 +10,12 @@ pub(super) fn shown(shell: Shell, code: &str, env: &dyn Env) -> String {
     let text = shell
         .expand(code, env)
         .map_or_else(|_| code.to_owned(), |expanded| expanded.text);
-    match text.split_once(' ') {
-        Some((name, rest)) => format!("{} {rest}", name.to_uppercase()),
-        None => text.to_uppercase(),
+    let (name, rest) = text.split_at(text.find(' ').unwrap_or(text.len()));
+    let upper = |c: char| c.is_ascii() && !c.is_ascii_lowercase();
+    if name.chars().all(upper) {
+        return text;
     }
+    name.to_uppercase() + rest
 }
 
 /// The first line of a heredoc's body, with dots where there are more.
@@ -43,6 +45,12 @@ impl Lowering<'_> {
         self.this_step(stage, text, platform, env)
     }
 
+    /// The stage's platform where names show it.
+    pub(super) fn shown_platform(&self, stage: usize) -> Option<Platform> {
+        let platform = self.stages[stage].platform.as_ref();
+        platform.filter(|_| self.options.multi_platform).cloned()
+    }
+
     /// A name with the number of the step that was named last.
     pub(super) fn this_step(
         &self,
@@ -65,12 +73,17 @@ impl Lowering<'_> {
             name.push_str(&stage.name);
             name.push(' ');
         }
-        let width = stage.steps.to_string().len();
+        let (step, steps) = (stage.step.to_string(), stage.steps.to_string());
+        name.reserve(2 * steps.len() + "/] ONBUILD ".len() + text.len());
+        name.extend(std::iter::repeat_n(
+            ' ',
+            steps.len().saturating_sub(step.len()),
+        ));
         let trigger = if stage.trigger { "ONBUILD " } else { "" };
-        format!(
-            "{name}{:>width$}/{}] {trigger}{text}",
-            stage.step, stage.steps
-        )
+        for part in [&step, "/", &steps, "] ", trigger, text] {
+            name.push_str(part);
+        }
+        name
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::error::InstructionError;
 use shipway_llb::build::clean;
+use std::borrow::Cow;
 
 /// `path` under `parent`, absolute; absolute Linux paths stay as written. `keep_slash` keeps a trailing `/` or `/.`.
 pub(super) fn normalize(
@@ -11,32 +12,25 @@ pub(super) fn normalize(
     keep_slash: bool,
 ) -> Result<String, InstructionError> {
     let windows = os == "windows";
-    let slashed = |text: &str| {
-        if windows {
-            text.replace('\\', "/")
-        } else {
-            text.to_owned()
-        }
-    };
-    let (written, parent) = (slashed(path), slashed(parent));
-    let parent = if parent.is_empty() {
-        "/".to_owned()
-    } else {
+    let (written, parent) = (slashed(path, windows), slashed(parent, windows));
+    let parent = if parent.is_empty() { "/" } else { &parent };
+    let parent = without_drive(parent, windows, keep_slash)?;
+    let parent = if parent.starts_with('/') {
         parent
-    };
-    let mut parent = without_drive(&parent, windows, keep_slash)?;
-    if !parent.starts_with('/') {
-        parent = clean(&format!("/{parent}"));
-    }
-    let path = if written.is_empty() {
-        parent.clone()
     } else {
-        written.clone()
+        clean(&format!("/{parent}")).into()
     };
-    let mut path = without_drive(&path, windows, keep_slash)?;
-    if !path.starts_with('/') {
-        path = clean(&format!("{parent}/{path}"));
-    }
+    let path = if written.is_empty() {
+        &parent
+    } else {
+        &written
+    };
+    let path = without_drive(path, windows, keep_slash)?;
+    let mut path = if path.starts_with('/') {
+        path.into_owned()
+    } else {
+        clean(&[&parent, "/", &*path].concat())
+    };
     if keep_slash && written.ends_with('/') && !path.ends_with('/') {
         path.push('/');
     } else if keep_slash && written.ends_with("/.") {
@@ -48,14 +42,19 @@ pub(super) fn normalize(
     Ok(path)
 }
 
+/// A path of the build with forward slashes.
+pub(super) fn slashed(path: &str, windows: bool) -> Cow<'_, str> {
+    if windows {
+        path.replace('\\', "/").into()
+    } else {
+        path.into()
+    }
+}
+
 /// True for paths that do not depend on the directory.
 pub(super) fn is_absolute(path: &str, os: &str) -> bool {
     let windows = os == "windows";
-    let path = if windows {
-        path.replace('\\', "/")
-    } else {
-        path.to_owned()
-    };
+    let path = slashed(path, windows);
     without_drive(&path, windows, false).is_ok_and(|path| path.starts_with('/'))
 }
 
@@ -64,9 +63,9 @@ pub(super) fn without_drive(
     path: &str,
     windows: bool,
     keep_slash: bool,
-) -> Result<String, InstructionError> {
+) -> Result<Cow<'_, str>, InstructionError> {
     if !windows {
-        return Ok(path.to_owned());
+        return Ok(path.into());
     }
     if path.len() == 2 && path.ends_with(':') {
         return Err(InstructionError::WindowsPath("No relative path specified"));
@@ -85,9 +84,9 @@ pub(super) fn without_drive(
     let cleaned = clean(path);
     let slash = keep_slash && cleaned.len() > 1 && path.ends_with('/');
     Ok(if slash {
-        format!("{cleaned}/")
+        format!("{cleaned}/").into()
     } else {
-        cleaned
+        cleaned.into()
     })
 }
 

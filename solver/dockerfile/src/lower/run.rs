@@ -76,7 +76,8 @@ impl Lowering<'_> {
         let shell = self.shell.quotes(Quotes::Keep).unset(Unset::Keep);
         let text = format!("{}{}", step.instruction.code, command.label);
         let shown = names::shown(shell, &text, &masked);
-        let platform = self.stages[stage].state.target_platform().cloned();
+        let platform = self.stages[stage].state.target_platform();
+        let platform = platform.filter(|_| self.options.multi_platform).cloned();
         let name = self.next_step(stage, &shown, platform.as_ref(), &*vars);
         let options = self.run_options(step, name);
         let before = self.stages[stage].state.clone();

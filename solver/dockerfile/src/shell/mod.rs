@@ -70,6 +70,7 @@ pub struct Shell {
     quotes: Quotes,
     unset: Unset,
     raw_escapes: bool,
+    split: bool,
 }
 
 /// A word after expansion, with the names that were looked up on the way.
@@ -77,8 +78,6 @@ pub struct Shell {
 pub struct Expanded {
     /// The text.
     pub text: String,
-    /// The text split at unquoted whitespace.
-    pub words: Vec<String>,
     /// Variables that were set.
     pub matched: BTreeSet<String>,
     /// Variables that were not set.
@@ -138,6 +137,7 @@ impl Shell {
             quotes: Quotes::Remove,
             unset: Unset::Empty,
             raw_escapes: false,
+            split: false,
         }
     }
 
@@ -178,16 +178,26 @@ impl Shell {
     ) -> (Result<Expanded, ShellError>, BTreeSet<String>) {
         let (result, names) = word::expand(self, word, env);
         let unmatched = names.unmatched.clone();
-        let inside = |source| ShellError::In {
-            word: word.to_owned(),
-            source: Box::new(source),
-        };
-        let expanded = result.map(|(text, words)| Expanded {
-            text,
-            words,
-            ..names
-        });
-        (expanded.map_err(inside), unmatched)
+        let expanded = result.map(|(text, _)| Expanded { text, ..names });
+        (expanded.map_err(|source| inside(word, source)), unmatched)
+    }
+
+    /// Expands `word` and splits what it becomes at unquoted whitespace.
+    ///
+    /// # Errors
+    /// As of [`Self::expand`].
+    pub fn words(mut self, word: &str, env: &dyn Env) -> Result<Vec<String>, ShellError> {
+        self.split = true;
+        let (result, _) = word::expand(self, word, env);
+        let words = result.map(|(_, words)| words);
+        words.map_err(|source| inside(word, source))
+    }
+}
+
+fn inside(word: &str, source: ShellError) -> ShellError {
+    ShellError::In {
+        word: word.to_owned(),
+        source: Box::new(source),
     }
 }
 

@@ -115,7 +115,7 @@ fn words_split_at_unquoted_blanks_after_expansion() {
     ];
     for (word, want) in cases {
         assert_eq!(
-            Shell::new('\\').expand(word, &env()).unwrap().words,
+            Shell::new('\\').words(word, &env()).unwrap(),
             want,
             "{word}"
         );

@@ -16,6 +16,13 @@ pub(super) fn expand(
     word: &str,
     env: &dyn Env,
 ) -> (Result<Read, ShellError>, Expanded) {
+    if !word.contains(['\'', '"', '<', '$', shell.escape]) {
+        // Nothing in it means anything but itself.
+        let mut words = Words::new(shell.split);
+        words.split(word);
+        let read = (word.to_owned(), words.finish());
+        return (Ok(read), Expanded::default());
+    }
     let mut reader = Reader {
         shell,
         env,
@@ -24,7 +31,7 @@ pub(super) fn expand(
         depth: 0,
         names: Expanded::default(),
     };
-    let mut words = Words::default();
+    let mut words = Words::new(shell.split);
     let text = reader.until(None, &mut words);
     (text.map(|text| (text, words.finish())), reader.names)
 }
@@ -41,7 +48,13 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Reads up to `stop` (which is consumed) or to the end when there is none.
     fn until(&mut self, stop: Option<char>, words: &mut Words) -> Result<String, ShellError> {
-        let mut text = String::new();
+        // What is nested may be short and come often.
+        let expected = if stop.is_none() {
+            self.chars.size_hint().0
+        } else {
+            0
+        };
+        let mut text = String::with_capacity(expected);
         while let Some(&ch) = self.chars.peek() {
             if Some(ch) == stop {
                 self.chars.next();
@@ -263,7 +276,7 @@ impl Reader<'_> {
 
     fn nested(&mut self, stop: char, raw_escapes: bool) -> Result<String, ShellError> {
         let outer = std::mem::replace(&mut self.raw_escapes, raw_escapes);
-        let word = self.until(Some(stop), &mut Words::default());
+        let word = self.until(Some(stop), &mut Words::new(false));
         self.raw_escapes = outer;
         word
     }
@@ -315,14 +328,26 @@ fn required(name: &str, empty: bool, word: String) -> ShellError {
 }
 
 /// Collects words; blanks end a word only where they are neither quoted nor escaped.
-#[derive(Default)]
 struct Words {
+    /// Nobody asks for them otherwise.
+    wanted: bool,
     done: Vec<String>,
     current: String,
 }
 
 impl Words {
+    fn new(wanted: bool) -> Self {
+        Self {
+            wanted,
+            done: Vec::new(),
+            current: String::new(),
+        }
+    }
+
     fn push(&mut self, ch: char) {
+        if !self.wanted {
+            return;
+        }
         if !ch.is_whitespace() {
             self.current.push(ch);
         } else if !self.current.is_empty() {
@@ -331,15 +356,21 @@ impl Words {
     }
 
     fn split(&mut self, text: &str) {
-        text.chars().for_each(|ch| self.push(ch));
+        if self.wanted {
+            text.chars().for_each(|ch| self.push(ch));
+        }
     }
 
     fn raw(&mut self, text: &str) {
-        self.current.push_str(text);
+        if self.wanted {
+            self.current.push_str(text);
+        }
     }
 
     fn raw_char(&mut self, ch: char) {
-        self.current.push(ch);
+        if self.wanted {
+            self.current.push(ch);
+        }
     }
 
     fn finish(mut self) -> Vec<String> {

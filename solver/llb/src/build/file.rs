@@ -397,20 +397,27 @@ pub(crate) fn join(dir: &str, path: &str) -> String {
 #[must_use]
 pub fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
+    let mut clean = String::with_capacity(path.len() + 1);
+    // Length of the leading `..`s, which nothing takes back.
+    let mut fixed = 0;
     for part in path.split('/') {
         match part {
             "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
+            ".." if clean.len() > fixed => clean.truncate(clean.rfind('/').unwrap_or(0)),
             ".." if rooted => {}
-            _ => parts.push(part),
+            _ => {
+                if rooted || !clean.is_empty() {
+                    clean.push('/');
+                }
+                clean.push_str(part);
+                if part == ".." {
+                    fixed = clean.len();
+                }
+            }
         }
     }
-    match (rooted, parts.join("/")) {
-        (true, joined) => format!("/{joined}"),
-        (false, joined) if joined.is_empty() => ".".into(),
-        (false, joined) => joined,
+    if clean.is_empty() {
+        clean.push(if rooted { '/' } else { '.' });
     }
+    clean
 }

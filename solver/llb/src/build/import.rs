@@ -28,7 +28,7 @@ impl Graph {
             let located = definition.source_maps.locations.get(&vertex.digest);
             let located = located.into_iter().flatten();
             let options = VertexOptions {
-                platform: vertex.platform.clone(),
+                platform: vertex.platform.clone().map(Box::new),
                 filters: Vec::new(),
                 meta: vertex.meta.clone(),
                 locations: located

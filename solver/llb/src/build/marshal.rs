@@ -134,23 +134,29 @@ impl Nodes<'_> {
         let Some(node) = self.get(node) else {
             return Ok(Vec::new());
         };
-        let outputs: Vec<Option<Output>> = match &node.kind {
-            Kind::Source(_) | Kind::Unbound | Kind::Alias(_) => Vec::new(),
-            Kind::Exec(exec) => exec.sources.clone(),
-            Kind::File(actions) => actions
-                .iter()
-                .rev()
-                .flat_map(|action| [action.base, action.source])
-                .collect(),
+        let mut nodes = Vec::new();
+        let mut visit = |output: Option<Output>| {
+            nodes.extend(self.resolve(output)?.map(|output| output.node));
+            Ok(())
+        };
+        match &node.kind {
+            Kind::Source(_) | Kind::Unbound | Kind::Alias(_) => {}
+            Kind::Exec(exec) => exec.sources.iter().copied().try_for_each(visit)?,
+            Kind::File(actions) => {
+                let outputs = actions.iter().rev();
+                let mut outputs = outputs.flat_map(|action| [action.base, action.source]);
+                outputs.try_for_each(visit)?;
+            }
             Kind::Merge(inputs)
             | Kind::Passthrough { inputs, .. }
-            | Kind::Imported { inputs, .. } => inputs.iter().copied().map(Some).collect(),
-            Kind::Build { input, .. } => vec![*input],
-            Kind::Diff { lower, upper } => vec![*lower, *upper],
-        };
-        let mut nodes = Vec::with_capacity(outputs.len());
-        for output in outputs {
-            nodes.extend(self.resolve(output)?.map(|output| output.node));
+            | Kind::Imported { inputs, .. } => {
+                inputs.iter().copied().map(Some).try_for_each(visit)?;
+            }
+            Kind::Build { input, .. } => visit(*input)?,
+            Kind::Diff { lower, upper } => {
+                visit(*lower)?;
+                visit(*upper)?;
+            }
         }
         Ok(nodes)
     }
@@ -195,7 +201,8 @@ impl Marshal<'_> {
         let Some(Node { kind, options }) = self.nodes.take(index) else {
             return Ok(());
         };
-        let locations = options.locations.clone();
+        let mut options = options;
+        let locations = std::mem::take(&mut options.locations);
         let vertex = match kind {
             Kind::Imported { vertex, inputs } => {
                 let inputs_of = Inputs::new(self);
@@ -230,7 +237,7 @@ impl Marshal<'_> {
             .iter()
             .map(|edge| (self.definition.vertices[edge.vertex].digest, edge.output))
             .collect();
-        let platform = self.platform_of(&op, options.platform, state_platform);
+        let platform = self.platform_of(&op, options.platform.map(|own| *own), state_platform);
         let bytes = encode_op(&op, &digests, platform.as_ref(), &options.filters);
         Ok(Vertex {
             digest: Digest::of(&bytes),
@@ -272,7 +279,7 @@ impl Marshal<'_> {
         place
     }
 
-    fn locate(&mut self, place: usize, locations: Vec<Location>) {
+    fn locate(&mut self, place: usize, mut locations: Vec<Location>) {
         if locations.is_empty() {
             return;
         }
@@ -283,15 +290,16 @@ impl Marshal<'_> {
         let entry = all
             .entry(self.definition.vertices[place].digest)
             .or_default();
-        for location in locations {
-            let source = *self.files.entry(location.source).or_insert_with(|| {
+        for location in &mut locations {
+            location.source = *self.files.entry(location.source).or_insert_with(|| {
                 infos.push(self.sources[location.source].clone());
                 infos.len() - 1
             });
-            entry.push(Location {
-                source,
-                ranges: location.ranges,
-            });
+        }
+        if entry.is_empty() {
+            *entry = locations;
+        } else {
+            entry.extend(locations);
         }
     }
 }
@@ -359,7 +367,7 @@ fn op(kind: Kind, inputs: &mut Inputs<'_>) -> Result<Op, BuildError> {
             for (mount, source) in op.mounts.iter_mut().zip(sources) {
                 mount.input = inputs.add(source)?;
             }
-            Op::Exec(op)
+            Op::Exec(Box::new(op))
         }
         Kind::File(actions) => Op::File(file_op(actions, inputs)?),
         Kind::Merge(states) => {

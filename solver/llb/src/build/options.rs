@@ -7,7 +7,8 @@ use shipway_model::{Platform, SourceRange, VertexMeta};
 /// Options of one vertex, in builder form.
 #[derive(Debug, Clone, Default)]
 pub struct VertexOptions {
-    pub(crate) platform: Option<Platform>,
+    /// Boxed since few vertices have one.
+    pub(crate) platform: Option<Box<Platform>>,
     pub(crate) filters: Vec<String>,
     pub(crate) meta: VertexMeta,
     pub(crate) locations: Vec<Location>,
@@ -36,7 +37,7 @@ impl VertexOptions {
     /// Sets the platform.
     #[must_use]
     pub fn platform(mut self, platform: Platform) -> Self {
-        self.platform = Some(platform);
+        self.platform = Some(platform.into());
         self
     }
 
@@ -76,7 +77,7 @@ impl VertexOptions {
     /// CPU and memory limits.
     #[must_use]
     pub fn limits(mut self, limits: LinuxResources) -> Self {
-        self.meta.linux_resources = Some(limits);
+        self.meta.linux_resources = Some(limits.into());
         self
     }
 

@@ -3,7 +3,7 @@
 use super::{Output, Vars};
 use shipway_model::Platform;
 use shipway_model::op::{HostIp, NetMode, SecurityMode, Ulimit};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// One output of a vertex, or scratch, with settings.
 #[derive(Debug, Clone)]
@@ -26,17 +26,9 @@ pub(super) struct Settings {
     pub(super) cgroup_parent: String,
 }
 
-impl Default for State {
+impl Default for Settings {
     fn default() -> Self {
-        Self::scratch()
-    }
-}
-
-impl State {
-    /// The empty filesystem, with directory `/` and no other setting.
-    #[must_use]
-    pub fn scratch() -> Self {
-        let settings = Settings {
+        Self {
             env: Arc::default(),
             dir: "/".into(),
             user: String::new(),
@@ -47,10 +39,24 @@ impl State {
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
             cgroup_parent: String::new(),
-        };
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::scratch()
+    }
+}
+
+impl State {
+    /// The empty filesystem, with directory `/` and no other setting.
+    #[must_use]
+    pub fn scratch() -> Self {
+        static SETTINGS: LazyLock<Arc<Settings>> = LazyLock::new(Arc::default);
         Self {
             output: None,
-            settings: Arc::new(settings),
+            settings: Arc::clone(&SETTINGS),
         }
     }
 

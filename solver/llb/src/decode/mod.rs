@@ -425,15 +425,22 @@ fn decode_meta(meta: &pb::OpMetadata) -> VertexMeta {
             name: group.name,
             weak: group.weak,
         }),
-        linux_resources: meta.linux_resources.clone().map(|limits| LinuxResources {
-            memory: limits.memory,
-            memory_swap: limits.memory_swap,
-            cpu_shares: limits.cpu_shares,
-            cpu_period: limits.cpu_period,
-            cpu_quota: limits.cpu_quota,
-            cpuset_cpus: limits.cpuset_cpus,
-            cpuset_mems: limits.cpuset_mems,
-        }),
+        linux_resources: meta
+            .linux_resources
+            .clone()
+            .map(|limits| limits_of(limits).into()),
+    }
+}
+
+fn limits_of(limits: pb::LinuxResources) -> LinuxResources {
+    LinuxResources {
+        memory: limits.memory,
+        memory_swap: limits.memory_swap,
+        cpu_shares: limits.cpu_shares,
+        cpu_period: limits.cpu_period,
+        cpu_quota: limits.cpu_quota,
+        cpuset_cpus: limits.cpuset_cpus,
+        cpuset_mems: limits.cpuset_mems,
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) const NONE: i64 = -1;
 
 pub(super) fn decode(body: pb::op::Op, inputs: usize) -> Result<Op, InvalidOp> {
     match body {
-        pb::op::Op::Exec(wire) => exec::decode(wire, inputs).map(Op::Exec),
+        pb::op::Op::Exec(wire) => exec::decode(wire, inputs).map(|exec| Op::Exec(exec.into())),
         pb::op::Op::Source(wire) => source(wire, inputs).map(Op::Source),
         pb::op::Op::File(wire) => file::decode(wire, inputs).map(Op::File),
         pb::op::Op::Build(wire) => build(wire, inputs).map(Op::Build),

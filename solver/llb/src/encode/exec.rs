@@ -7,6 +7,7 @@ use shipway_model::op::{
 };
 use shipway_proto::pb;
 
+/// A process without its description, which stands before all else of it ([`encode_meta`]).
 pub(super) fn encode(exec: &ExecOp) -> pb::ExecOp {
     let secret = |s: &SecretEnv| pb::SecretEnv {
         id: s.id.clone(),
@@ -27,7 +28,7 @@ pub(super) fn encode(exec: &ExecOp) -> pb::ExecOp {
         SecurityMode::Insecure => pb::SecurityMode::Insecure,
     };
     pb::ExecOp {
-        meta: Some(meta(&exec.meta)),
+        meta: None,
         mounts: exec.mounts.iter().map(encode_mount).collect(),
         network: network.into(),
         security: security.into(),
@@ -36,7 +37,8 @@ pub(super) fn encode(exec: &ExecOp) -> pb::ExecOp {
     }
 }
 
-fn meta(meta: &Meta) -> pb::Meta {
+/// How a process is started: what stands before its variables, and behind them.
+pub(super) fn encode_meta(meta: &Meta) -> (pb::Meta, pb::Meta) {
     let host = |h: &HostIp| pb::HostIp {
         host: h.host.clone(),
         ip: h.ip.clone(),
@@ -53,9 +55,13 @@ fn meta(meta: &Meta) -> pb::Meta {
         no_proxy: p.no_proxy.clone(),
         all_proxy: p.all_proxy.clone(),
     };
-    pb::Meta {
+    let before = pb::Meta {
         args: meta.args.clone(),
-        env: meta.env.clone(),
+        ..pb::Meta::default()
+    };
+    let after = pb::Meta {
+        args: Vec::new(),
+        env: Vec::new(),
         cwd: meta.cwd.clone(),
         user: meta.user.clone(),
         proxy_env: meta.proxy_env.as_ref().map(proxy),
@@ -65,7 +71,8 @@ fn meta(meta: &Meta) -> pb::Meta {
         cgroup_parent: meta.cgroup_parent.clone(),
         remove_mount_stubs_recursive: meta.remove_mount_stubs_recursive,
         valid_exit_codes: meta.valid_exit_codes.clone(),
-    }
+    };
+    (before, after)
 }
 
 /// One mount of an exec op.

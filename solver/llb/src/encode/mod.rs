@@ -6,7 +6,7 @@ mod file;
 
 use prost::Message;
 use shipway_model::definition::{LinuxResources, SourceInfo};
-use shipway_model::op::{BuildOp, DiffOp, MergeOp, Op, PassthroughOp, SourceOp};
+use shipway_model::op::{BuildOp, DiffOp, ExecOp, MergeOp, Op, PassthroughOp, SourceOp};
 use shipway_model::{Definition, Digest, Edge, Platform, SourceMaps, SourceRange, VertexMeta};
 use shipway_proto::pb;
 use std::collections::BTreeMap;
@@ -84,7 +84,7 @@ pub fn encode_op(
     constraints: &[String],
 ) -> Vec<u8> {
     let body = match op {
-        Op::Exec(exec) => pb::op::Op::Exec(exec::encode(exec)),
+        Op::Exec(exec) => return encode_exec(exec, frame(inputs, platform, constraints)),
         Op::Source(source) => pb::op::Op::Source(encode_source(source)),
         Op::File(file) => pb::op::Op::File(file::encode(file)),
         Op::Build(build) => return encode_build(build, frame(inputs, platform, constraints)),
@@ -92,16 +92,49 @@ pub fn encode_op(
         Op::Diff(diff) => pb::op::Op::Diff(encode_diff(diff)),
         Op::Passthrough(pass) => pb::op::Op::Passthrough(encode_passthrough(pass)),
     };
+    let body = pb::Op {
+        op: Some(body),
+        ..pb::Op::default()
+    };
     let mut bytes = frame(inputs, platform, constraints);
-    bytes.extend(
-        pb::Op {
-            op: Some(body),
-            ..pb::Op::default()
-        }
-        .encode_to_vec(),
-    );
+    bytes.reserve(body.encoded_len());
+    body.encode_raw(&mut bytes);
     bytes
 }
+
+/// Writes a process behind `frame`. Its variables are written by hand, since many processes have many: as a message they
+/// would all be copied once more.
+fn encode_exec(exec: &ExecOp, mut frame: Vec<u8>) -> Vec<u8> {
+    let (before, after) = exec::encode_meta(&exec.meta);
+    let variables = exec.meta.env.iter();
+    let variables_len: usize = variables
+        .clone()
+        .map(|variable| prost::encoding::string::encoded_len(ENV, variable))
+        .sum();
+    let meta_len = before.encoded_len() + variables_len + after.encoded_len();
+    let rest = exec::encode(exec);
+    let meta_field = prost::encoding::key_len(META)
+        + prost::encoding::encoded_len_varint(meta_len as u64)
+        + meta_len;
+    let exec_len = meta_field + rest.encoded_len();
+    frame.reserve(exec_len + 2 * 11);
+    begin(EXEC, exec_len, &mut frame);
+    begin(META, meta_len, &mut frame);
+    before.encode_raw(&mut frame);
+    for variable in variables {
+        field(ENV, variable.as_bytes(), &mut frame);
+    }
+    after.encode_raw(&mut frame);
+    rest.encode_raw(&mut frame);
+    frame
+}
+
+/// Number of an op's field that is a process.
+const EXEC: u32 = 2;
+/// Number of a process's field that describes how it is started.
+const META: u32 = 1;
+/// Number of that description's field that is a variable.
+const ENV: u32 = 2;
 
 /// All of an op but what it does. Go writes a oneof behind all other fields, and digests are made of what Go writes.
 fn frame(
@@ -121,7 +154,10 @@ fn frame(
         }),
         op: None,
     };
-    frame.encode_to_vec()
+    // Most of what follows a frame is short.
+    let mut bytes = Vec::with_capacity(frame.encoded_len() + 256);
+    frame.encode_raw(&mut bytes);
+    bytes
 }
 
 /// A platform as an op carries it.
@@ -158,7 +194,7 @@ pub fn encode_meta(meta: &VertexMeta) -> pb::OpMetadata {
             name: group.name.clone(),
             weak: group.weak,
         }),
-        linux_resources: meta.linux_resources.as_ref().map(limits),
+        linux_resources: meta.linux_resources.as_deref().map(limits),
     }
 }
 
@@ -270,9 +306,14 @@ fn encode_build(build: &BuildOp, mut frame: Vec<u8>) -> Vec<u8> {
 
 /// A field of bytes, empty or not.
 fn field(number: u32, value: &[u8], to: &mut Vec<u8>) {
-    prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, to);
-    prost::encoding::encode_varint(value.len() as u64, to);
+    begin(number, value.len(), to);
     to.extend_from_slice(value);
+}
+
+/// What stands before the `len` bytes of a field.
+fn begin(number: u32, len: usize, to: &mut Vec<u8>) {
+    prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, to);
+    prost::encoding::encode_varint(len as u64, to);
 }
 
 fn encode_merge(merge: &MergeOp) -> pb::MergeOp {

@@ -72,7 +72,7 @@ impl ExecOperation {
             .as_ref()
             .unwrap_or(&ops.env.platform)
             .normalized();
-        let resources = vertex.meta.linux_resources.clone();
+        let resources = vertex.meta.linux_resources.as_deref().cloned();
         Self {
             info,
             ops,
