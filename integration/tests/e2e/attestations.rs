@@ -3,7 +3,7 @@
 use serde_json::Value;
 use shipway_integration::{Error, Result, clients::Buildctl, command::succeed, stand::Stand};
 
-use crate::support::{IMAGE, build, ensure, kind, on_stand, run_in_image};
+use crate::support::{IMAGE, build, ensure, kind, on_stand, only_shipway, run_in_image};
 
 const DOCKERFILE: &str = "FROM busybox:local\nRUN echo attested >/file\n";
 const SCANNER: &str = "docker.io/library/scanner:local";
@@ -118,6 +118,44 @@ fn a_directory_gets_provenance_as_a_file() {
             predicate["internalParameters"]["buildConfig"].is_null(),
             || statement.to_string(),
         )
+    });
+}
+
+#[test]
+fn provenance_tells_what_each_step_has_used_where_it_is_asked_for() {
+    // BuildKit measures with cgroups of version 2 only.
+    if !only_shipway() {
+        return;
+    }
+    on_stand(|stand| {
+        let dockerfile = "FROM busybox:local AS made\nRUN head -c 9000000 /dev/zero | md5sum >/sum\n\
+            FROM scratch\nCOPY --from=made /sum /\n";
+        let context = stand.context("used", &[("Dockerfile", dockerfile)])?;
+        let out = stand.dir.join("used-out");
+        let mut buildctl = stand.buildctl_build(Buildctl::from(kind()), &context)?;
+        let to = format!("type=local,dest={}", out.display());
+        let asked = "attest:provenance=mode=max,capture-usage=true";
+        succeed(buildctl.args(["--opt", asked, "--output", &to]))?;
+        let read = std::fs::read(out.join("provenance.json")).unwrap_or_default();
+        let statement: Value = serde_json::from_slice(&read).unwrap_or_default();
+        let parameters = &statement["predicate"]["buildDefinition"]["internalParameters"];
+        let steps = parameters["buildConfig"]["llbDefinition"].as_array();
+        let steps = steps.cloned().unwrap_or_default();
+        let used = |step: &&Value| !step["resourceUsage"].is_null();
+        let measured: Vec<&Value> = steps.iter().filter(used).collect();
+        ensure(measured.len() == 1, || statement.to_string())?;
+        for step in measured {
+            let sample = &step["resourceUsage"]["samples"][0];
+            let figures = [
+                &sample["cpuStat"]["usageNanos"],
+                &sample["memoryStat"]["peak"],
+            ];
+            let figures = figures.map(|figure| figure.as_u64().unwrap_or_default());
+            ensure(figures.iter().all(|figure| *figure > 0), || {
+                step.to_string()
+            })?;
+        }
+        Ok(())
     });
 }
 

@@ -34,6 +34,8 @@ pub struct ProvenanceOptions {
     pub reproducible: bool,
     /// The build fails where a material is not known.
     pub complete_materials: bool,
+    /// With what each step has used of the machine, where steps are told at all.
+    pub usage: bool,
     /// Name of the file; `provenance.json` where empty.
     pub filename: String,
 }
@@ -150,6 +152,7 @@ fn provenance(attrs: &BTreeMap<String, String>) -> Result<ProvenanceOptions, Inv
         builder_id: text("builder-id"),
         reproducible: flag(attrs, "reproducible")?,
         complete_materials: flag(attrs, "complete-materials")?,
+        usage: flag(attrs, "capture-usage").unwrap_or(false),
         filename: text("filename"),
     })
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use shipway_model::{Definition, Descriptor, Failure, Platform};
+use shipway_model::{Definition, Descriptor, Digest, Failure, Platform};
 
 use crate::options::Slsa;
-use crate::steps::{Steps, source};
+use crate::steps::{Steps, Usage, source};
 use crate::{Capture, ProvenanceOptions, RequestProvenance};
 
 /// `predicateType` of v1.
@@ -35,6 +35,8 @@ pub struct Facts {
     pub request: RequestProvenance,
     /// What made it; told in maximal provenance.
     pub definition: Definition,
+    /// What its steps have used, by vertex: those that did not come from the cache.
+    pub usage: BTreeMap<Digest, Usage>,
     /// Platform of the machine.
     pub builder: Platform,
     /// Version of the Dockerfile syntax, told where the frontend is the built-in one.
@@ -48,7 +50,7 @@ pub struct Facts {
 }
 
 /// Layers of each step's outputs, lowest first: `(vertex's digest, output)`.
-pub type StepLayers = BTreeMap<(shipway_model::Digest, usize), Vec<Vec<Descriptor>>>;
+pub type StepLayers = BTreeMap<(Digest, usize), Vec<Vec<Descriptor>>>;
 
 impl ProvenanceOptions {
     /// What kind of predicate they make.
@@ -65,6 +67,7 @@ impl ProvenanceOptions {
     pub fn for_history(builder_id: String) -> Self {
         Self {
             max: true,
+            usage: true,
             builder_id,
             ..Self::default()
         }
@@ -107,7 +110,10 @@ pub fn predicate(
         metadata.insert("vcs".into(), json!(vcs));
     }
     let steps = if options.max {
-        let steps = Steps::new(&facts.definition)?;
+        let mut steps = Steps::new(&facts.definition)?;
+        if options.usage {
+            steps.tell_usage(&facts.usage);
+        }
         if let Some(source) = source(&facts.definition, &steps)? {
             metadata.insert("source".into(), source);
         }
@@ -319,6 +325,7 @@ mod tests {
             request: RequestProvenance::new(&asked, &capture),
             capture,
             definition,
+            usage: BTreeMap::new(),
             builder: Platform::new("linux", "amd64", ""),
             dockerfile_version: "1.27.0".into(),
             environment: Map::from_iter([("foo".to_owned(), json!("bar"))]),
@@ -352,6 +359,34 @@ mod tests {
         let request = &json["buildDefinition"]["externalParameters"]["request"];
         assert_eq!(request["args"]["build-arg:A"], "1");
         assert_eq!(json["buildDefinition"]["internalParameters"]["foo"], "bar");
+    }
+
+    #[test]
+    fn what_steps_have_used_is_told_where_it_is_wanted() {
+        let mut facts = facts();
+        let usage = Usage {
+            ended: Timestamp::UNIX_EPOCH,
+            cpu_micros: Some(5),
+            peak_memory: None,
+        };
+        facts.usage = [(facts.definition.vertices[1].digest, usage)].into();
+        let mut options = ProvenanceOptions::for_history(String::new());
+        for (wanted, told) in [
+            (
+                true,
+                json!({"samples": [
+                    {"timestamp": "1970-01-01T00:00:00Z", "cpuStat": {"usageNanos": 5000}}
+                ]}),
+            ),
+            (false, Value::Null),
+        ] {
+            options.usage = wanted;
+            let json = predicate(&options, &facts, &StepLayers::new(), Timestamp::UNIX_EPOCH);
+            let json = json.unwrap();
+            let config = &json["buildDefinition"]["internalParameters"]["buildConfig"];
+            assert_eq!(config["llbDefinition"][1]["resourceUsage"], told);
+            assert_eq!(config["llbDefinition"][0]["resourceUsage"], Value::Null);
+        }
     }
 
     #[test]

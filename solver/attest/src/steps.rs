@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use shipway_model::definition::{Location, SourceInfo};
 use shipway_model::{Definition, Digest, Edge, Failure};
@@ -19,7 +20,44 @@ pub struct Steps {
     last: Option<Digest>,
 }
 
+/// What a step has used of the machine, as far as it was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// When it ended.
+    pub ended: Timestamp,
+    /// Time that it had a processor, in microseconds.
+    pub cpu_micros: Option<u64>,
+    /// Peak memory, bytes.
+    pub peak_memory: Option<u64>,
+}
+
+impl Usage {
+    /// BuildKit's samples; ours is one, of the step's end.
+    fn samples(self) -> Value {
+        let mut sample = Map::new();
+        sample.insert("timestamp".into(), json!(self.ended.to_string()));
+        if let Some(micros) = self.cpu_micros {
+            let nanos = micros.saturating_mul(1000);
+            sample.insert("cpuStat".into(), json!({ "usageNanos": nanos }));
+        }
+        if let Some(bytes) = self.peak_memory {
+            sample.insert("memoryStat".into(), json!({ "peak": bytes }));
+        }
+        json!({ "samples": [sample] })
+    }
+}
+
 impl Steps {
+    /// Tells what steps have used.
+    pub(crate) fn tell_usage(&mut self, usages: &BTreeMap<Digest, Usage>) {
+        for (digest, usage) in usages {
+            let number = self.numbers.get(digest);
+            if let Some(step) = number.and_then(|number| self.steps.get_mut(*number)) {
+                step["resourceUsage"] = usage.samples();
+            }
+        }
+    }
+
     /// The steps of a definition; none of an empty one.
     pub fn new(definition: &Definition) -> Result<Self, Failure> {
         let mut steps = Self::default();

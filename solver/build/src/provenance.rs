@@ -1,6 +1,7 @@
 //! Where a build's results come from: gathers what its sources turned out to be and which request each result stands for,
 //! and makes the attestation that exporters and the history write. What provenance says is decided in `attest`.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use shipway_attest::capture::ImageSource;
 use shipway_attest::predicate::{Facts, StepLayers, predicate};
 use shipway_attest::statement::{INLINE_ONLY, Kind, REASON};
+use shipway_attest::steps::Usage;
 use shipway_attest::{Capture, Head, ProvenanceOptions, RequestProvenance, capture};
 use shipway_engine::{Edge, Graph};
 use shipway_export::{Attestation, AttestationContent, ExportEnv, MakeContent};
@@ -17,6 +19,7 @@ use shipway_frontend::{FrontendResult, Refs};
 use shipway_layers::Snapshot;
 use shipway_model::op::{Op, Pin};
 use shipway_model::{Descriptor, Digest, Failure, Platform};
+use shipway_ops::Measured;
 
 use crate::StoredResults;
 use crate::job::{Build, RefState};
@@ -25,17 +28,18 @@ use crate::job::{Build, RefState};
 const FILE: &str = "provenance.json";
 
 impl Build {
-    /// What the sources of this build's graphs turned out to be.
-    async fn pins(&self) -> BTreeMap<Digest, Pin> {
+    /// What became known of the vertices of this build's graphs while they ran.
+    async fn noted(&self) -> Noted {
+        let mut noted = Noted::default();
         let Ok(job) = self.job() else {
-            return BTreeMap::new();
+            return noted;
         };
-        let operations = job.operations().await;
-        let known = operations.iter().filter_map(|operation| {
-            let pin = operation.facts()?.downcast::<Pin>().ok()?;
-            Some((operation.vertex().digest, (*pin).clone()))
-        });
-        known.collect()
+        for operation in job.operations().await {
+            if let Some(facts) = operation.facts() {
+                noted.note(operation.vertex().digest, &*facts);
+            }
+        }
+        noted
     }
 
     /// The facts about each result, by the keys of their platforms; a result without files has none.
@@ -43,7 +47,7 @@ impl Build {
         &self,
         result: &FrontendResult,
     ) -> Result<Vec<(String, Arc<RefState>, Facts)>, Failure> {
-        let pins = self.pins().await;
+        let Noted { pins, usage } = self.noted().await;
         let of_result: BTreeSet<&str> = result.every_ref().map(|of| &*of.id).collect();
         let platforms = result.platforms().unwrap_or_default().platforms;
         let listed: Vec<Platform> = platforms.iter().map(|p| p.platform.clone()).collect();
@@ -75,6 +79,7 @@ impl Build {
                 capture: captured,
                 request,
                 definition: (*state.definition).clone(),
+                usage: usage.clone(),
                 builder: self.parts.settings.platform.clone(),
                 dockerfile_version: self.parts.settings.dockerfile_version.clone(),
                 environment: self.parts.settings.provenance_environment.clone(),
@@ -225,6 +230,31 @@ impl Build {
             Some(Descriptor::new(&blob.media_type, blob.digest, blob.size))
         };
         layers.map(blob).collect()
+    }
+}
+
+/// What became known of vertices while they ran.
+#[derive(Debug, Default)]
+struct Noted {
+    /// What sources turned out to be.
+    pins: BTreeMap<Digest, Pin>,
+    /// What steps have used.
+    usage: BTreeMap<Digest, Usage>,
+}
+
+impl Noted {
+    fn note(&mut self, vertex: Digest, facts: &(dyn Any + Send + Sync)) {
+        if let Some(pin) = facts.downcast_ref::<Pin>() {
+            self.pins.insert(vertex, pin.clone());
+        }
+        if let Some(Measured { ended, exit }) = facts.downcast_ref() {
+            let usage = Usage {
+                ended: *ended,
+                cpu_micros: exit.cpu_micros,
+                peak_memory: exit.peak_memory,
+            };
+            self.usage.insert(vertex, usage);
+        }
     }
 }
 

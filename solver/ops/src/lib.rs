@@ -12,6 +12,7 @@ mod stack;
 
 pub use cache_mounts::{CacheMountInfo, CacheMounts};
 pub use eager::Eager;
+pub use exec::Measured;
 pub use exec::container::{Container, ContainerRequest, ProcessRequest};
 pub use exec::failed::{FailedOp, FailedStep, KeptResult};
 pub use exec::{DnsConfig, LogLimits, View};

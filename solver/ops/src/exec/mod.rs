@@ -14,10 +14,13 @@ mod spec;
 mod specification;
 mod ssh;
 
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
+use shipway_backend::Exit;
 use shipway_engine::{CacheMap, OpContext, Operation, VertexInfo};
 use shipway_layers::Snapshot;
 use shipway_model::definition::LinuxResources;
@@ -40,6 +43,16 @@ pub(crate) struct ExecOperation {
     platform: Platform,
     resources: Option<LinuxResources>,
     marshalled: Marshalled,
+    measured: OnceLock<Arc<Measured>>,
+}
+
+/// How a step's process ended, and what it had used by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// When.
+    pub ended: Timestamp,
+    /// How.
+    pub exit: Exit,
 }
 
 /// The vertex as its definition has it, for whoever examines its failure.
@@ -81,6 +94,7 @@ impl ExecOperation {
             platform,
             resources,
             marshalled: Marshalled::of(vertex),
+            measured: OnceLock::new(),
         }
     }
 }
@@ -170,6 +184,10 @@ impl Operation<Snapshot> for ExecOperation {
         inputs: Vec<Snapshot>,
     ) -> Result<Vec<Snapshot>, Failure> {
         run::run(self, ctx, inputs).await
+    }
+
+    fn facts(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(self.measured.get()?) as _)
     }
 }
 

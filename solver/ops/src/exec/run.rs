@@ -21,7 +21,7 @@ use super::failed::FailedStep;
 use super::plan::{Output, Plan, Planner};
 use super::scratch::StepFiles;
 use super::specification::{Around, secret_env, specification};
-use super::{ExecOperation, LogLimits};
+use super::{ExecOperation, LogLimits, Measured};
 
 /// Exit code of a process that was killed.
 const KILLED: u32 = 137;
@@ -73,6 +73,12 @@ pub(super) async fn run(
     let ended = supervise(step, ctx, &slot, spec, &mut plan).await;
     slot.release().await;
     let exit = ended.map_err(|failure| not_started(step, failure))?;
+    let measured = Measured {
+        ended: Timestamp::now(),
+        exit: exit.exit.clone(),
+    };
+    // An operation runs once.
+    drop(step.measured.set(Arc::new(measured)));
     if let Err(failure) = check(step, ctx, &exit) {
         return Err(failed(step, plan, failure).await);
     }
