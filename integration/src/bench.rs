@@ -22,6 +22,9 @@ use crate::{
     scenarios::{SCENARIOS, Scenario},
 };
 
+/// An ext4 without a journal takes five seconds to give out the inode of a deleted file without a second look.
+const SETTLING: Duration = Duration::from_secs(6);
+
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct Plan {
@@ -184,10 +187,14 @@ impl Bench {
         Ok(command)
     }
 
-    /// Forgets everything that `builder` has cached.
+    /// Forgets everything that `builder` has cached, and lets the disk come to rest, so that a build isn't measured
+    /// together with the deletion of what the other daemon had.
     pub(crate) fn prune(&self, builder: &Builder) -> Result<()> {
         let mut command = self.clients.buildctl(Buildctl::Go, &builder.address())?;
-        succeed(command.args(["prune", "--all"])).map(drop)
+        succeed(command.args(["prune", "--all"]))?;
+        std::thread::sleep(SETTLING);
+        rustix::fs::sync();
+        Ok(())
     }
 
     /// A directory for a build's context.
