@@ -92,13 +92,12 @@ fn is_empty_layer(block: &[u8]) -> bool {
     block.len() == 1024 && block.iter().all(|b| *b == 0)
 }
 
-/// The effort of libdeflate whose sizes are those of Go's gzip at that level.
+/// The least effort of libdeflate whose blobs are no larger than those of Go's gzip at that level.
 fn gzip_effort(level: Option<u8>) -> i32 {
     match level {
         Some(0) => 0,
         Some(1..=3) => 1,
-        Some(4) => 2,
-        None | Some(5..=7) => 3,
+        None | Some(4..=7) => 2,
         Some(8) => 4,
         Some(_) => 6,
     }
