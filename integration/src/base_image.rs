@@ -177,7 +177,7 @@ fn apt_sources() -> Vec<PathBuf> {
 }
 
 /// A root file system: busybox, a link for each of its applets, and the few files that a shell expects.
-fn busybox_layer(program: &Path) -> std::io::Result<Vec<u8>> {
+pub fn busybox_layer(program: &Path) -> std::io::Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
     for (dir, mode) in [
         ("bin", 0o755),

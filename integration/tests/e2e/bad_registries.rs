@@ -5,16 +5,18 @@ use std::{thread, time::Duration};
 
 use shipway_integration::{
     Result,
-    base_image::digest,
+    base_image::{busybox_layer, digest},
     builder::Options,
     command::{fail, succeed},
     http::{Reply, Request, Server},
+    machine::Machine,
     process::wait_until,
     registry::{Access, Registry},
     stand::Stand,
 };
 
 use crate::{
+    nested::build_on,
     running::Background,
     support::{build_image, ensure, kind, on_stand_with},
 };
@@ -156,6 +158,36 @@ fn a_pull_that_two_builds_wait_for_outlives_the_one_that_began_it() {
         thread::sleep(Duration::from_millis(700));
         let second = thread::scope(|threads| {
             let second = threads.spawn(|| succeed(&mut build_image(stand, &context)?));
+            thread::sleep(Duration::from_secs(1));
+            first.kill();
+            second
+                .join()
+                .expect("the second client's thread doesn't panic")
+        });
+        second.map(drop)
+    });
+}
+
+#[test]
+fn a_look_at_an_image_that_two_builds_wait_for_outlives_the_one_that_began_it() {
+    let machine = Machine::from_env().expect("the machine is known");
+    let busybox = machine.system("busybox").expect("the machine has busybox");
+    let image = busybox_layer(&busybox).expect("an archive in memory can be written");
+    let promised = digest(&image);
+    let slow = move |request: &Request| {
+        let is_config = request.target.contains("/blobs/") && !request.target.ends_with(&promised);
+        if is_config {
+            thread::sleep(Duration::from_secs(4));
+        }
+        one_image(request, &image, &promised)
+    };
+    let server = Server::start("127.0.0.1:0", slow).expect("there is a free port");
+    on_stand_with(with_registry(&server.host()), |stand| {
+        let image = format!("{}/some/image:tag", server.host());
+        let mut first = Background::start(&mut build_on(stand, &image, "true")?)?;
+        thread::sleep(Duration::from_secs(1));
+        let second = thread::scope(|threads| {
+            let second = threads.spawn(|| succeed(&mut build_on(stand, &image, "true")?));
             thread::sleep(Duration::from_secs(1));
             first.kill();
             second

@@ -17,8 +17,8 @@ use crate::support::{cached_steps, ensure, kind, on_stand};
 
 const BASE: &str = "docker.io/library/busybox:local";
 
-/// Writes the definition whose other step is `command`.
-fn definition(stand: &Stand, command: &str) -> Result<PathBuf> {
+/// Writes the definition that stands on an image and whose other step is `command`.
+fn definition(stand: &Stand, base: &str, command: &str) -> Result<PathBuf> {
     let program = stand.machine.own("examples/nested")?;
     let path = stand.dir.join("nested.pb");
     let written = |source| Error::File {
@@ -28,7 +28,7 @@ fn definition(stand: &Stand, command: &str) -> Result<PathBuf> {
     };
     let to = File::create(&path).map_err(written)?;
     let mut nested = Command::new(program);
-    nested.args([BASE, command]).stdout(Stdio::from(to));
+    nested.args([base, command]).stdout(Stdio::from(to));
     let status = nested.status().map_err(written)?;
     ensure(status.success(), || format!("nested: {status}"))?;
     Ok(path)
@@ -36,7 +36,12 @@ fn definition(stand: &Stand, command: &str) -> Result<PathBuf> {
 
 /// `buildctl build` of the definition, to a directory `out`.
 fn build(stand: &Stand, command: &str) -> Result<Command> {
-    let path = definition(stand, command)?;
+    build_on(stand, BASE, command)
+}
+
+/// The same on another image.
+pub(crate) fn build_on(stand: &Stand, base: &str, command: &str) -> Result<Command> {
+    let path = definition(stand, base, command)?;
     let address = stand.builder.address();
     let buildctl = stand.clients.buildctl(Buildctl::from(kind()), &address)?;
     let mut shell = Command::new("/bin/sh");

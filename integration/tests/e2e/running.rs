@@ -9,7 +9,9 @@ use shipway_integration::{
     Error, Result, builder::Options, command::succeed, process::wait_until, stand::Stand,
 };
 
-use crate::support::{build_image, ensure, kind, on_stand, on_stand_with, only_shipway};
+use crate::support::{
+    build_image, ensure, kind, on_stand, on_stand_with, only_shipway, run_in_image,
+};
 
 /// A client in the background; dropping it kills it.
 pub(crate) struct Background(Child);
@@ -178,5 +180,29 @@ fn two_clients_of_one_step_share_it_and_one_may_leave() {
         ensure(took < Duration::from_secs(10), || {
             format!("the step ran more than once: {took:?}")
         })
+    });
+}
+
+#[test]
+fn steps_of_a_build_that_was_left_go_on_in_another_one() {
+    on_stand(|stand| {
+        let dockerfile = "FROM busybox:local\nRUN sleep 4; echo x >/x\nRUN cat /x >/y\nCOPY --from=busybox:local /bin/busybox /z\n\
+            RUN cat /y >/both\n";
+        let context = stand.context("left", &[("Dockerfile", dockerfile)])?;
+        let mut first = Background::start(&mut build_image(stand, &context)?)?;
+        wait_until("running", Duration::from_secs(30), || {
+            Ok(!tasks(stand)?.is_empty())
+        })?;
+        let second = std::thread::scope(|threads| {
+            let second = threads.spawn(|| succeed(&mut build_image(stand, &context)?));
+            std::thread::sleep(Duration::from_secs(2));
+            first.kill();
+            second
+                .join()
+                .expect("the second client's thread doesn't panic")
+        });
+        second.map(drop)?;
+        let said = run_in_image(stand, "cat /both")?;
+        ensure(said == "x\n", || said.clone())
     });
 }

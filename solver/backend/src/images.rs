@@ -97,6 +97,13 @@ impl Lease {
         &self.id
     }
 
+    /// True where there are other clones of it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        let keeper = self.keeper.as_ref();
+        keeper.is_some_and(|keeper| Arc::strong_count(keeper) > 1)
+    }
+
     /// Ends it now, for all clones.
     pub async fn end(&self) -> Result<(), BackendError> {
         match &self.keeper {

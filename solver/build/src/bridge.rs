@@ -219,7 +219,7 @@ impl Build {
         let snapshot: Snapshot = self.value(&result.id).await?;
         let need = Need {
             namespace: self.ops.env.namespace.clone(),
-            lease: self.ops.env.lease.clone(),
+            lease: self.ops.env.lease.hold().await?,
             access: self.ops.env.access(&[self.session.as_str().into()]).await,
             report: Arc::new(NoReport),
         };

@@ -138,7 +138,7 @@ impl Build {
             layers: self.parts.layers.clone(),
             need: Need {
                 namespace: self.ops.env.namespace.clone(),
-                lease: self.ops.env.lease.clone(),
+                lease: self.ops.env.lease.hold().await?,
                 access: RegistryAccess {
                     auth,
                     insecure: false,

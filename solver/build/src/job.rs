@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures::future::{BoxFuture, try_join_all};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use shipway_attest::Attestations;
-use shipway_backend::{Lease, Namespace};
+use shipway_backend::Namespace;
 use shipway_engine::{Edge, Graph, Job, JobId, JobSpec};
 use shipway_export::Exporter;
 use shipway_frontend::dockerfile::Dockerfile;
@@ -23,8 +22,8 @@ use shipway_model::{Definition, Failure, FailureDetail};
 use shipway_ops::cdi::DeviceGrants;
 use shipway_ops::graph::{Entitlements, Judge};
 use shipway_ops::{Eager, FailedStep, OpsEnv, graph as operations};
-use shipway_source::Env;
 use shipway_source::env::SandboxSlot;
+use shipway_source::{Env, LeaseSlot};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,9 +40,6 @@ use crate::recording::Made;
 use crate::request::{Plan, Request};
 use crate::scope::{Question, Registered, Scope};
 use crate::scoped::Scoped;
-
-/// How long a build's lease outlives a daemon that forgot it.
-const LEASE_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// One build.
 pub struct Build {
@@ -115,7 +111,7 @@ impl Build {
         let caches = check(request)?;
         let wanted = Attestations::parse(&request.options)
             .map_err(|e| Failure::of_kind(FailureKind::InvalidArgument, e.to_string()))?;
-        let lease = request.namespace.leases.create(LEASE_TTL).await?;
+        let lease = LeaseSlot::open(request.namespace.clone()).await?;
         let (ops, judges) = surroundings(&parts, request, lease, (entitlements, devices));
         let progress = Arc::new(Progress::default());
         let sessions = Some(request.session.as_str()).filter(|id| !id.is_empty());
@@ -275,7 +271,7 @@ impl Build {
             self.parts.producers.remove(&registered);
         }
         self.ops.env.sandbox.build_ended().await;
-        if let Err(error) = self.ops.env.lease.end().await {
+        if let Err(error) = self.ops.env.lease.build_ended().await {
             tracing::warn!(build = self.id, %error, "ending a build's lease");
         }
     }
@@ -472,7 +468,7 @@ impl Build {
 fn surroundings(
     parts: &Parts,
     request: &Request,
-    lease: Lease,
+    lease: LeaseSlot,
     granted: (Entitlements, DeviceGrants),
 ) -> (Arc<OpsEnv>, Arc<Judges>) {
     let (entitlements, devices) = granted;

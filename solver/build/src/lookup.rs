@@ -33,7 +33,7 @@ impl SourceLookup {
         let access = env.access(&[Arc::clone(&self.session)]).await;
         let lookup_env = LookupEnv {
             namespace: &env.namespace,
-            lease: &env.lease,
+            lease: &env.lease.hold().await?,
             access: &access,
         };
         let platform = platform.unwrap_or(&env.platform);

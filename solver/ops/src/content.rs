@@ -116,7 +116,7 @@ struct BySelectors {
 #[async_trait]
 impl ContentKey<Snapshot> for BySelectors {
     async fn digest(&self, ctx: &OpContext, input: &Snapshot) -> Result<Digest, Failure> {
-        let need = self.env.need(ctx).await;
+        let need = self.env.need(ctx).await?;
         let selectors = self.selectors.clone();
         let digest = self.env.layers.content_digest(input, selectors, &need);
         digest.await.map_err(|failure| {
@@ -139,7 +139,7 @@ impl Prepare<Snapshot> for Unlazy {
         if input.layers().iter().all(|layer| layer.id().is_some()) {
             return Ok(());
         }
-        let need = self.0.need(ctx).await;
+        let need = self.0.need(ctx).await?;
         input.materialise(&self.0.layers, &need).await.map(drop)
     }
 }

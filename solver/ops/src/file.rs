@@ -123,7 +123,7 @@ impl Operation<Snapshot> for FileOperation {
         ctx: &OpContext,
         inputs: Vec<Snapshot>,
     ) -> Result<Vec<Snapshot>, Failure> {
-        let need = self.ops.env.need(ctx).await;
+        let need = self.ops.env.need(ctx).await?;
         for input in &inputs {
             input.materialise(&self.ops.env.layers, &need).await?;
         }

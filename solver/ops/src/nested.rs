@@ -53,7 +53,7 @@ impl BuildOperation {
         let input = self.op.inputs.get(DEFINITION).and_then(|i| inputs.get(*i));
         let input = input
             .ok_or_else(|| Failure::new(format!("no llb definition input {DEFINITION} found")))?;
-        let need = self.ops.env.need(ctx).await;
+        let need = self.ops.env.need(ctx).await?;
         input.materialise(&self.ops.env.layers, &need).await?;
         let name = self.op.attrs.get(FILE_NAME);
         let name = name.map_or(DEFINITION, String::as_str).to_owned();

@@ -51,7 +51,7 @@ impl Operation<Snapshot> for MergeOperation {
         ctx: &OpContext,
         inputs: Vec<Snapshot>,
     ) -> Result<Vec<Snapshot>, Failure> {
-        let need = self.env.need(ctx).await;
+        let need = self.env.need(ctx).await?;
         let mut each = self.op.inputs.iter().filter_map(|&input| inputs.get(input));
         let mut layers = each
             .next()
@@ -175,7 +175,7 @@ impl Operation<Snapshot> for DiffOperation {
                 .unwrap_or_default()
         };
         let (lower, upper) = (of(self.op.lower), of(self.op.upper));
-        let need = self.env.need(ctx).await;
+        let need = self.env.need(ctx).await?;
         if let Some(above) = above(&lower, &upper) {
             return Ok(vec![
                 explicit(&self.env.layers, &lower, &above, &need).await?,

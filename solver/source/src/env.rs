@@ -7,14 +7,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shipway_backend::session::Auth;
 use shipway_backend::{
-    BuildTask, ErrorKind, Lease, Namespace, Registry, RegistryAccess, Sandbox, Session, Sessions,
-    Web,
+    BuildTask, ErrorKind, Namespace, Registry, RegistryAccess, Sandbox, Session, Sessions, Web,
 };
 use shipway_engine::{OpContext, VertexProgress};
 use shipway_layers::{Layers, Need, Report};
 use shipway_model::progress::Status;
 use shipway_model::{Failure, Platform};
 
+use crate::lease_slot::LeaseSlot;
 use crate::resolve::ImageResolver;
 
 /// How long an operation waits for a client that has not connected yet.
@@ -28,7 +28,7 @@ pub struct Env {
     /// Where this build's blobs and images go.
     pub namespace: Namespace,
     /// Holds what the build makes.
-    pub lease: Lease,
+    pub lease: LeaseSlot,
     /// Registries.
     pub registry: Arc<dyn Registry>,
     /// Files on the web.
@@ -59,13 +59,13 @@ impl Env {
     }
 
     /// The needs of a vertex that works.
-    pub async fn need(&self, ctx: &OpContext) -> Need {
-        Need {
+    pub async fn need(&self, ctx: &OpContext) -> Result<Need, Failure> {
+        Ok(Need {
             namespace: self.namespace.clone(),
-            lease: self.lease.clone(),
+            lease: self.lease.hold().await?,
             access: self.access(&ctx.sessions()).await,
             report: Arc::new(VertexReport(ctx.progress_handle())),
-        }
+        })
     }
 
     /// The clients of these sessions, those that are connected; an error where none is.
@@ -139,19 +139,35 @@ impl Report for VertexReport {
 }
 
 /// The task that a build's steps run in: opened when the first step needs it, ended when the build and every step in it
-/// have ended.
+/// have ended. Where another build goes on with a later step, that step gets a task anew.
 pub struct SandboxSlot {
     namespace: Namespace,
     task: BuildTask,
-    open: tokio::sync::OnceCell<Arc<dyn Sandbox>>,
     users: Mutex<Users>,
 }
+
+/// A task, once somebody has needed it.
+type Opened = Arc<tokio::sync::OnceCell<Arc<dyn Sandbox>>>;
 
 #[derive(Default)]
 struct Users {
     steps: usize,
     build_ended: bool,
     numbered: u64,
+    opened: Opened,
+    /// How many tasks have been ended.
+    ended: u64,
+}
+
+impl Users {
+    /// The task, where nobody uses it nor will.
+    fn leftover(&mut self) -> Option<Opened> {
+        let unused = self.steps == 0 && self.build_ended;
+        unused.then(|| {
+            self.ended += 1;
+            std::mem::take(&mut self.opened)
+        })
+    }
 }
 
 /// A step's hold on its build's task. Call [`SandboxUse::release`] when the step has ended.
@@ -175,24 +191,21 @@ impl SandboxSlot {
         Arc::new(Self {
             namespace,
             task,
-            open: tokio::sync::OnceCell::new(),
             users: Mutex::default(),
         })
     }
 
     /// Opens the task unless it is open, and holds it.
     pub async fn enter(self: &Arc<Self>) -> Result<SandboxUse, Failure> {
-        let number = {
+        let (number, opened, task) = {
             let mut users = self.users.lock();
             users.steps += 1;
             users.numbered += 1;
-            users.numbered
+            let opened = Arc::clone(&users.opened);
+            (users.numbered, opened, self.task(users.ended))
         };
-        let opened = self
-            .open
-            .get_or_try_init(|| self.namespace.executor.open(self.task.clone()))
-            .await;
-        match opened {
+        let opening = opened.get_or_try_init(|| self.namespace.executor.open(task));
+        match opening.await {
             Ok(sandbox) => Ok(SandboxUse {
                 slot: Arc::clone(self),
                 sandbox: Arc::clone(sandbox),
@@ -207,18 +220,25 @@ impl SandboxSlot {
 
     /// The build has ended: ends the task now, or with its last step.
     pub async fn build_ended(&self) {
-        let idle = {
+        let leftover = {
             let mut users = self.users.lock();
             users.build_ended = true;
-            users.steps == 0
+            users.leftover()
         };
-        if idle {
-            self.close().await;
-        }
+        self.close(leftover).await;
     }
 
-    async fn close(&self) {
-        if let Some(sandbox) = self.open.get()
+    /// The build's first task, or the one after so many that have ended.
+    fn task(&self, ended: u64) -> BuildTask {
+        let mut task = self.task.clone();
+        if ended > 0 {
+            task.id = format!("{}-{ended}", task.id);
+        }
+        task
+    }
+
+    async fn close(&self, opened: Option<Opened>) {
+        if let Some(sandbox) = opened.as_ref().and_then(|opened| opened.get())
             && let Err(error) = sandbox.close().await
         {
             tracing::warn!(task = self.task.id, %error, "ending a build's task");
@@ -229,13 +249,11 @@ impl SandboxSlot {
 impl SandboxUse {
     /// The step has ended.
     pub async fn release(self) {
-        let idle = {
+        let leftover = {
             let mut users = self.slot.users.lock();
             users.steps -= 1;
-            users.steps == 0 && users.build_ended
+            users.leftover()
         };
-        if idle {
-            self.slot.close().await;
-        }
+        self.slot.close(leftover).await;
     }
 }

@@ -78,7 +78,7 @@ impl ImageSource {
                 let access = self.env.access(&ctx.sessions()).await;
                 let env = LookupEnv {
                     namespace: &self.env.namespace,
-                    lease: &self.env.lease,
+                    lease: &self.env.lease.hold().await?,
                     access: &access,
                 };
                 let resolver = &self.env.resolver;

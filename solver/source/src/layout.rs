@@ -87,7 +87,7 @@ impl LayoutImage {
         };
         let lookup = LookupEnv {
             namespace: &env.namespace,
-            lease: &env.lease,
+            lease: &env.lease.hold().await?,
             access: &access,
         };
         let image = resolver

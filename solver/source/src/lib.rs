@@ -6,6 +6,7 @@ pub mod git;
 pub mod http;
 pub mod image;
 pub mod layout;
+mod lease_slot;
 pub mod local;
 pub mod resolve;
 mod smallblobs;
@@ -13,4 +14,5 @@ mod turns;
 mod unpack;
 
 pub use env::{Env, SandboxSlot};
+pub use lease_slot::LeaseSlot;
 pub use resolve::{ImageResolver, ResolvedImage};

@@ -114,7 +114,7 @@ impl Container {
         granted(ops.entitlements, request.network, SecurityMode::Sandbox)?;
         let need = Need {
             namespace: ops.env.namespace.clone(),
-            lease: ops.env.lease.clone(),
+            lease: ops.env.lease.hold().await?,
             access: ops.env.access(&sessions).await,
             report: Arc::new(NoReport),
         };

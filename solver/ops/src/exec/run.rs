@@ -41,7 +41,7 @@ pub(super) async fn run(
     inputs: Vec<Snapshot>,
 ) -> Result<Vec<Snapshot>, Failure> {
     let ops = &*step.ops;
-    let need = ops.env.need(ctx).await;
+    let need = ops.env.need(ctx).await?;
     for input in &inputs {
         input.materialise(&ops.env.layers, &need).await?;
     }
