@@ -34,6 +34,8 @@ pub struct Options {
     pub network: String,
     /// Appended to the configuration file.
     pub more_config: String,
+    /// What builds may be granted, e.g. `security.insecure`.
+    pub entitlements: Vec<String>,
     /// Variables added to its environment.
     pub env: Vec<(String, String)>,
 }
@@ -53,6 +55,7 @@ impl Options {
             more_namespaces: Vec::new(),
             network: "networkMode = \"host\"\n".to_owned(),
             more_config: String::new(),
+            entitlements: Vec::new(),
             env: Vec::new(),
         }
     }
@@ -210,11 +213,12 @@ fn configuration(
     options: &Options,
 ) -> String {
     let mut text = format!(
-        "root = {root}\n[log]\nlevel = \"debug\"\n[grpc]\naddress = [\"unix://{socket}\"]\n\
+        "root = {root}\ninsecure-entitlements = {entitlements:?}\n[log]\nlevel = \"debug\"\n[grpc]\naddress = [\"unix://{socket}\"]\n\
          [worker.oci]\nenabled = false\n\
          [worker.containerd]\nenabled = true\naddress = {containerd}\nnamespace = {namespace:?}\n\
          snapshotter = {snapshotter:?}\n{network}",
         root = quoted(root),
+        entitlements = options.entitlements,
         socket = socket.display(),
         containerd = quoted(containerd),
         namespace = options.namespace,

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use shipway_integration::builder::Options;
 use shipway_integration::command::{fail, succeed};
 
-use crate::support::{build, build_image, ensure, on_stand, run_in_image};
+use crate::support::{build, build_image, ensure, kind, on_stand, on_stand_with, run_in_image};
 
 #[test]
 fn environment_arguments_user_and_directory_are_as_declared() {
@@ -115,6 +116,24 @@ fn privileges_need_to_be_granted() {
         let said = fail(build_image(stand, &context)?.args(["--allow", "security.insecure"]))?;
         ensure(said.contains("security.insecure is not allowed"), || {
             said.clone()
+        })
+    });
+}
+
+#[test]
+fn a_privileged_step_has_the_capabilities_that_the_daemon_can_give() {
+    let mut options = Options::new(kind());
+    options.entitlements = vec!["security.insecure".to_owned()];
+    on_stand_with(options, |stand| {
+        let dockerfile = "FROM busybox:local\n\
+            RUN --security=insecure grep CapEff /proc/self/status >/effective\n";
+        let context = stand.context("privileged", &[("Dockerfile", dockerfile)])?;
+        succeed(build_image(stand, &context)?.args(["--allow", "security.insecure"]))?;
+        let said = run_in_image(stand, "cat /effective")?;
+        let own = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let own = own.lines().find(|line| line.starts_with("CapEff"));
+        ensure(Some(said.trim_end()) == own, || {
+            format!("{said:?}, not {own:?}")
         })
     });
 }

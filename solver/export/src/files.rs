@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use shipway_backend::session::SendTree;
 use shipway_layers::{Building, ChunkStream};
 use shipway_model::Failure;
-use shipway_model::op::FileCopy;
 use shipway_tree::archive::write_tree;
 use shipway_tree::compose::NewDir;
 use shipway_tree::tarball::Writer;
-use shipway_tree::{Composer, Origin, Stack, Time};
+use shipway_tree::{Composer, Origin, Stack, Time, everything};
 
 use crate::notes::{self, Note};
 use crate::{ExportEnv, Exportable, Options, PlatformResult};
@@ -83,7 +82,7 @@ async fn flatten(
                     tree,
                     linkable: true,
                 };
-                to.copy(&origin, &everything(&dest), None)?;
+                to.copy(&origin, &everything("/", &dest), None)?;
             }
         }
         for note in &notes {
@@ -95,28 +94,6 @@ async fn flatten(
     });
     let flat = flat.await.map_err(|e| Failure::from_error(&e))?;
     flat.map_err(|e| Failure::from_error(&e).context("copying files for the client"))
-}
-
-/// A copy of a whole tree.
-fn everything(dest: &str) -> FileCopy {
-    FileCopy {
-        src: "/".into(),
-        dest: dest.into(),
-        owner: None,
-        mode: -1,
-        mode_str: String::new(),
-        follow_symlink: false,
-        dir_copy_contents: true,
-        attempt_unpack: false,
-        create_dest_path: true,
-        allow_wildcard: false,
-        allow_empty_wildcard: false,
-        timestamp: -1,
-        include_patterns: Vec::new(),
-        exclude_patterns: Vec::new(),
-        always_replace: true,
-        required_paths: Vec::new(),
-    }
 }
 
 pub(crate) async fn tar(

@@ -10,7 +10,7 @@ use shipway_model::op::FileCopy;
 use shipway_model::{Digest, Failure};
 use shipway_source::Env;
 use shipway_tree::hash::deduplicate;
-use shipway_tree::{Composer, Kind, Last, Origin, Stack, transfer};
+use shipway_tree::{Composer, Kind, Last, Origin, Stack, everything, transfer};
 
 use crate::exec::Marshalled;
 use crate::exec::failed::FailedStep;
@@ -159,22 +159,8 @@ pub(crate) fn copy_out<'a>(
     let copied = Stack::open(layers).and_then(|tree| {
         let mut to = Composer::open(to, &Stack::default())?;
         let copy = FileCopy {
-            src: selector.to_owned(),
-            dest: "/".into(),
-            owner: None,
-            mode: -1,
-            mode_str: String::new(),
             follow_symlink: true,
-            dir_copy_contents: true,
-            attempt_unpack: false,
-            create_dest_path: true,
-            allow_wildcard: false,
-            allow_empty_wildcard: false,
-            timestamp: -1,
-            include_patterns: Vec::new(),
-            exclude_patterns: Vec::new(),
-            always_replace: true,
-            required_paths: Vec::new(),
+            ..everything(selector, "/")
         };
         let (rel, entry) = tree.find(Path::new(selector), Last::Follow)?;
         let from = Arc::clone(&tree.layers()[entry.layer]);

@@ -26,7 +26,7 @@ pub fn difference(lower: &Stack, upper: &Stack, scratch: &Path, to: &Path) -> Re
             tree: upper.clone(),
             linkable: true,
         };
-        whole.copy(&origin, &everything(), None)?;
+        whole.copy(&origin, &everything("/", "/"), None)?;
     }
     // An opaque layer is compared name by name with the tree that it hides.
     fs::setxattr(scratch, OPAQUE, b"y", XattrFlags::empty()).on("setxattr", scratch)?;
@@ -59,11 +59,12 @@ pub fn has_opaque(layer: &Layer) -> Result<bool> {
     Ok(false)
 }
 
-/// The root's contents, as they are.
-fn everything() -> FileCopy {
+/// A copy of all that is in a directory, as it is.
+#[must_use]
+pub fn everything(src: &str, dest: &str) -> FileCopy {
     FileCopy {
-        src: "/".into(),
-        dest: "/".into(),
+        src: src.into(),
+        dest: dest.into(),
         owner: None,
         mode: -1,
         mode_str: String::new(),

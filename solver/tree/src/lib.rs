@@ -29,7 +29,7 @@ pub use archive::{write_layer, write_tree};
 pub use codec::Compression;
 pub use compose::{Composer, Origin};
 pub use compress::{Compressed, compress};
-pub use difference::{difference, explicit, has_opaque};
+pub use difference::{difference, everything, explicit, has_opaque};
 pub use error::{Error, Result};
 pub use extract::{Expected, Extracted, Limits, extract_layer};
 pub use layer::Layer;

@@ -63,15 +63,7 @@ fn fd_path(fd: impl AsFd) -> PathBuf {
 fn empty() -> Result<OwnedFd> {
     let new = || {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_create(&context)?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
-        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        fs::openat(
-            &mount,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
+        mounted(&context)
     };
     new().on("mounting tmpfs", Path::new(""))
 }
@@ -87,9 +79,14 @@ fn detached<'a>(layers: impl Iterator<Item = &'a Layer>) -> rustix::io::Result<O
     for layer in layers {
         fsconfig_set_string(&context, "lowerdir+", fd_path(layer))?;
     }
-    fsconfig_create(&context)?;
+    mounted(&context)
+}
+
+/// The root of what is described, mounted read-only where nobody else sees it.
+fn mounted(context: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    fsconfig_create(context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let mount = fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     fs::openat(
         &mount,
         ".",

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, Mount, Spec};
+use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 use shipway_model::definition::LinuxResources;
 use shipway_model::op::{ExecOp, Meta, NetMode, SecurityMode};
@@ -30,7 +31,7 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_SETFCAP",
 ];
 
-/// Every capability that Linux knows, for an insecure step.
+/// Every other capability that Linux knows, for an insecure step.
 const ALL_CAPABILITIES: [&str; 27] = [
     "CAP_DAC_READ_SEARCH",
     "CAP_LINUX_IMMUTABLE",
@@ -331,14 +332,25 @@ fn capabilities(mode: SecurityMode) -> Value {
             "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
         }),
         SecurityMode::Insecure => {
-            let all: Vec<&str> = CAPABILITIES
-                .iter()
-                .chain(&ALL_CAPABILITIES)
-                .copied()
-                .collect();
+            static OWN: LazyLock<Vec<&str>> = LazyLock::new(|| {
+                // Where the daemon's own are not known, the kernel decides.
+                let own = rustix::thread::capabilities(None);
+                every_capability(own.map_or(CapabilitySet::all(), |own| own.permitted))
+            });
+            let all = &*OWN;
             json!({"bounding": all, "effective": all, "permitted": all, "inheritable": all, "ambient": all})
         }
     }
+}
+
+/// Names of all capabilities that can be handed on: nobody can give what it does not have, as in BuildKit.
+fn every_capability(held: CapabilitySet) -> Vec<&'static str> {
+    let all = CAPABILITIES.iter().chain(&ALL_CAPABILITIES).copied();
+    let is_held = |name: &&str| {
+        let flag = name.strip_prefix("CAP_").and_then(CapabilitySet::from_name);
+        flag.is_some_and(|flag| held.contains(flag))
+    };
+    all.filter(is_held).collect()
 }
 
 fn rlimits(meta: &Meta) -> Vec<Value> {
@@ -501,7 +513,16 @@ mod tests {
             .capabilities()
             .clone()
             .unwrap();
-        assert_eq!(capabilities.ambient().as_ref().unwrap().len(), 41);
+        let held = rustix::thread::capabilities(None).unwrap().permitted;
+        let ambient = capabilities.ambient().as_ref().unwrap().len();
+        assert_eq!(ambient, every_capability(held).len());
+    }
+
+    #[test]
+    fn only_capabilities_that_are_held_are_handed_on() {
+        assert_eq!(every_capability(CapabilitySet::all()).len(), 41);
+        let held = CapabilitySet::CHOWN | CapabilitySet::BPF;
+        assert_eq!(every_capability(held), ["CAP_CHOWN", "CAP_BPF"]);
     }
 
     #[test]
