@@ -317,7 +317,7 @@ const fn high_half(argument: u32) -> u32 {
 }
 
 fn low(value: u64) -> u32 {
-    u32::try_from(value & u64::from(u32::MAX)).expect("masked")
+    u32::try_from(value & u64::from(u32::MAX)).expect("32 bits are left of it")
 }
 
 fn high(value: u64) -> u32 {
