@@ -119,7 +119,7 @@ where
     let mut pause = PAUSE;
     for _ in 1..RUNS {
         match repeat(&mut call).await {
-            Err(status) if status.code() == Code::Unknown => {
+            Err(status) if status.code() == Code::Unknown && !is_down(&status) => {
                 tracing::debug!(%status, "a shim's call failed and is made again");
             }
             answered => return answered,

@@ -10,10 +10,6 @@ pub type InputIndex = usize;
 
 /// One operation.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a definition holds few, and most are the large one"
-)]
 pub enum Op {
     /// Run a process; boxed since it is far larger than the others, of which a graph may have more.
     Exec(Box<ExecOp>),
