@@ -11,6 +11,8 @@ mod word;
 use shipway_llb::build::Vars;
 use std::collections::BTreeSet;
 
+use self::word::Words;
+
 /// Where variables come from.
 pub trait Env {
     /// The value of `name`, if it is set.
@@ -70,7 +72,6 @@ pub struct Shell {
     quotes: Quotes,
     unset: Unset,
     raw_escapes: bool,
-    split: bool,
 }
 
 /// A word after expansion, with the names that were looked up on the way.
@@ -137,7 +138,6 @@ impl Shell {
             quotes: Quotes::Remove,
             unset: Unset::Empty,
             raw_escapes: false,
-            split: false,
         }
     }
 
@@ -176,7 +176,7 @@ impl Shell {
         word: &str,
         env: &dyn Env,
     ) -> (Result<Expanded, ShellError>, BTreeSet<String>) {
-        let (result, names) = word::expand(self, word, env);
+        let (result, names) = word::expand(self, word, env, Words::new(false));
         let unmatched = names.unmatched.clone();
         let expanded = result.map(|(text, _)| Expanded { text, ..names });
         (expanded.map_err(|source| inside(word, source)), unmatched)
@@ -186,9 +186,8 @@ impl Shell {
     ///
     /// # Errors
     /// As of [`Self::expand`].
-    pub fn words(mut self, word: &str, env: &dyn Env) -> Result<Vec<String>, ShellError> {
-        self.split = true;
-        let (result, _) = word::expand(self, word, env);
+    pub fn words(self, word: &str, env: &dyn Env) -> Result<Vec<String>, ShellError> {
+        let (result, _) = word::expand(self, word, env, Words::new(true));
         let words = result.map(|(_, words)| words);
         words.map_err(|source| inside(word, source))
     }

@@ -15,10 +15,10 @@ pub(super) fn expand(
     shell: Shell,
     word: &str,
     env: &dyn Env,
+    mut words: Words,
 ) -> (Result<Read, ShellError>, Expanded) {
     if !word.contains(['\'', '"', '<', '$', shell.escape]) {
         // Nothing in it means anything but itself.
-        let mut words = Words::new(shell.split);
         words.split(word);
         let read = (word.to_owned(), words.finish());
         return (Ok(read), Expanded::default());
@@ -31,7 +31,6 @@ pub(super) fn expand(
         depth: 0,
         names: Expanded::default(),
     };
-    let mut words = Words::new(shell.split);
     let text = reader.until(None, &mut words);
     (text.map(|text| (text, words.finish())), reader.names)
 }
@@ -328,7 +327,7 @@ fn required(name: &str, empty: bool, word: String) -> ShellError {
 }
 
 /// Collects words; blanks end a word only where they are neither quoted nor escaped.
-struct Words {
+pub(super) struct Words {
     /// Nobody asks for them otherwise.
     wanted: bool,
     done: Vec<String>,
@@ -336,7 +335,7 @@ struct Words {
 }
 
 impl Words {
-    fn new(wanted: bool) -> Self {
+    pub(super) fn new(wanted: bool) -> Self {
         Self {
             wanted,
             done: Vec::new(),
