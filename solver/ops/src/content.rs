@@ -64,6 +64,7 @@ pub(crate) fn selector_digest<S: AsRef<str>>(paths: impl Iterator<Item = S>) -> 
 }
 
 /// An input that counts by its content.
+#[derive(Clone, Copy)]
 pub(crate) struct ContentInput<'a> {
     /// What its vertex works with.
     pub(crate) env: &'a Arc<Env>,
