@@ -5,7 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -22,8 +22,14 @@ use crate::{
     scenarios::{SCENARIOS, Scenario},
 };
 
-/// An ext4 without a journal takes five seconds to give out the inode of a deleted file without a second look.
-const SETTLING: Duration = Duration::from_secs(6);
+/// For how long a disk at rest does next to nothing. An ext4 without a journal takes five seconds to give out the inode of a deleted
+/// file without a second look.
+const REST: Duration = Duration::from_secs(6);
+/// How often it is looked at, and what it may do meanwhile: a machine has other users.
+const LOOK: Duration = Duration::from_millis(200);
+const LOOK_OPERATIONS: u64 = 20;
+/// How long is waited for it.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -192,9 +198,8 @@ impl Bench {
     pub(crate) fn prune(&self, builder: &Builder) -> Result<()> {
         let mut command = self.clients.buildctl(Buildctl::Go, &builder.address())?;
         succeed(command.args(["prune", "--all"]))?;
-        std::thread::sleep(SETTLING);
         rustix::fs::sync();
-        Ok(())
+        rest()
     }
 
     /// A directory for a build's context.
@@ -222,6 +227,35 @@ fn namespace(kind: Kind) -> &'static str {
         Kind::Shipway => "default",
         Kind::Buildkit => "buildkit",
     }
+}
+
+/// Waits until the disks do next to nothing: what was pruned is deleted in the background.
+fn rest() -> Result<()> {
+    let table = Path::new("/proc/diskstats");
+    let (began, mut since, mut before) = (Instant::now(), Instant::now(), 0);
+    while since.elapsed() < REST && began.elapsed() < PATIENCE {
+        let now = operations(&fs::read_to_string(table).on_file("reading", table)?);
+        if now.saturating_sub(before) > LOOK_OPERATIONS {
+            since = Instant::now();
+        }
+        before = now;
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// Reads, writes and discards that the disks of a `/proc/diskstats` have completed.
+fn operations(table: &str) -> u64 {
+    let counted = table.lines().map(|line| {
+        let fields: Vec<u64> = line
+            .split_whitespace()
+            .skip(3)
+            .map_while(|field| field.parse().ok())
+            .collect();
+        let [reads, writes, discards] = [0, 4, 11].map(|at| fields.get(at).copied().unwrap_or(0));
+        reads + writes + discards
+    });
+    counted.sum()
 }
 
 fn median(mut times: Vec<Duration>) -> Option<f64> {
@@ -274,6 +308,12 @@ fn table(rows: &[Row]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_disk_has_done_is_counted() {
+        let table = "   7  0 loop0 1 2 3 4 50 6 7 8 9 10 11 600 13 14 15 16 17\n 254  0 vda 2 0 0 0 3 0 0 0 0 0 0\n";
+        assert_eq!(operations(table), 1 + 50 + 600 + 2 + 3);
+    }
 
     #[test]
     fn the_median_of_an_even_number_lies_between_the_middle_two() {
