@@ -17,7 +17,7 @@ use shipway_integration::{
 
 use crate::{
     nested::build_on,
-    running::Background,
+    running::{Background, beside},
     support::{build_image, ensure, kind, on_stand_with},
 };
 
@@ -154,16 +154,9 @@ fn a_pull_that_two_builds_wait_for_outlives_the_one_that_began_it() {
             server.host()
         );
         let context = stand.context("pull", &[("Dockerfile", &dockerfile)])?;
-        let mut first = Background::start(&mut build_image(stand, &context)?)?;
+        let first = Background::start(&mut build_image(stand, &context)?)?;
         thread::sleep(Duration::from_millis(700));
-        let second = thread::scope(|threads| {
-            let second = threads.spawn(|| succeed(&mut build_image(stand, &context)?));
-            thread::sleep(Duration::from_secs(1));
-            first.kill();
-            second
-                .join()
-                .expect("the second client's thread doesn't panic")
-        });
+        let second = beside(first, Duration::from_secs(1), build_image(stand, &context)?);
         second.map(drop)
     });
 }
@@ -184,16 +177,13 @@ fn a_look_at_an_image_that_two_builds_wait_for_outlives_the_one_that_began_it() 
     let server = Server::start("127.0.0.1:0", slow).expect("there is a free port");
     on_stand_with(with_registry(&server.host()), |stand| {
         let image = format!("{}/some/image:tag", server.host());
-        let mut first = Background::start(&mut build_on(stand, &image, "true")?)?;
+        let first = Background::start(&mut build_on(stand, &image, "true")?)?;
         thread::sleep(Duration::from_secs(1));
-        let second = thread::scope(|threads| {
-            let second = threads.spawn(|| succeed(&mut build_on(stand, &image, "true")?));
-            thread::sleep(Duration::from_secs(1));
-            first.kill();
-            second
-                .join()
-                .expect("the second client's thread doesn't panic")
-        });
+        let second = beside(
+            first,
+            Duration::from_secs(1),
+            build_on(stand, &image, "true")?,
+        );
         second.map(drop)
     });
 }

@@ -6,7 +6,11 @@ use std::{
 };
 
 use shipway_integration::{
-    Error, Result, builder::Options, command::succeed, process::wait_until, stand::Stand,
+    Error, Result,
+    builder::Options,
+    command::{Done, succeed},
+    process::wait_until,
+    stand::Stand,
 };
 
 use crate::support::{
@@ -162,20 +166,29 @@ fn a_cancelled_build_has_ended_within_100_ms() {
     });
 }
 
+/// Runs `second` to its end, while the client `first` leaves after a while.
+pub(crate) fn beside(
+    mut first: Background,
+    leaving: Duration,
+    mut second: Command,
+) -> Result<Done> {
+    std::thread::scope(|threads| {
+        let second = threads.spawn(|| succeed(&mut second));
+        std::thread::sleep(leaving);
+        first.kill();
+        second
+            .join()
+            .expect("the second client's thread doesn't panic")
+    })
+}
+
 #[test]
 fn two_clients_of_one_step_share_it_and_one_may_leave() {
     on_stand(|stand| {
         let dockerfile = "FROM busybox:local\nRUN sleep 3; echo x >/x\n";
         let context = stand.context("shared", &[("Dockerfile", dockerfile)])?;
-        let mut first = Background::start(&mut build_image(stand, &context)?)?;
-        let second = std::thread::scope(|threads| {
-            let second = threads.spawn(|| succeed(&mut build_image(stand, &context)?));
-            std::thread::sleep(Duration::from_secs(1));
-            first.kill();
-            second
-                .join()
-                .expect("the second client's thread doesn't panic")
-        });
+        let first = Background::start(&mut build_image(stand, &context)?)?;
+        let second = beside(first, Duration::from_secs(1), build_image(stand, &context)?);
         let took = second?.took;
         ensure(took < Duration::from_secs(10), || {
             format!("the step ran more than once: {took:?}")
@@ -189,18 +202,11 @@ fn steps_of_a_build_that_was_left_go_on_in_another_one() {
         let dockerfile = "FROM busybox:local\nRUN sleep 4; echo x >/x\nRUN cat /x >/y\nCOPY --from=busybox:local /bin/busybox /z\n\
             RUN cat /y >/both\n";
         let context = stand.context("left", &[("Dockerfile", dockerfile)])?;
-        let mut first = Background::start(&mut build_image(stand, &context)?)?;
+        let first = Background::start(&mut build_image(stand, &context)?)?;
         wait_until("running", Duration::from_secs(30), || {
             Ok(!tasks(stand)?.is_empty())
         })?;
-        let second = std::thread::scope(|threads| {
-            let second = threads.spawn(|| succeed(&mut build_image(stand, &context)?));
-            std::thread::sleep(Duration::from_secs(2));
-            first.kill();
-            second
-                .join()
-                .expect("the second client's thread doesn't panic")
-        });
+        let second = beside(first, Duration::from_secs(2), build_image(stand, &context)?);
         second.map(drop)?;
         let said = run_in_image(stand, "cat /both")?;
         ensure(said == "x\n", || said.clone())
