@@ -7,7 +7,8 @@ fmt:
     cargo fmt --all
 
 clippy:
-    cargo clippy --locked --workspace --all-targets --features shipway-integration/e2e -- -D warnings
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cargo clippy --locked --workspace --test "*" -- -D warnings
 
 doc:
     RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items
