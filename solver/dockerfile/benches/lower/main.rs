@@ -5,6 +5,7 @@
 mod shapes;
 
 use async_trait::async_trait;
+use nix::time::{ClockId, clock_gettime};
 use shipway_dockerfile::lint::Linter;
 use shipway_dockerfile::resolve::{ImageRequest, ResolvedImage};
 use shipway_dockerfile::{
@@ -61,12 +62,8 @@ fn median<T>(work: impl Fn() -> T) -> Duration {
 }
 
 fn used() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanoseconds = text
-        .split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok());
-    Duration::from_nanos(nanoseconds.unwrap_or_default())
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    Duration::from(time.expect("every kernel has the clock of a thread"))
 }
 
 fn lowered(text: &str) -> Outcome<Vec<Lowered>> {

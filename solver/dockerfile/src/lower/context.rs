@@ -12,7 +12,6 @@ use shipway_llb::build::{
 use shipway_llb::{Graph, VertexOptions};
 use shipway_model::{Definition, Failure, ImageRef, Platform};
 use shipway_patterns::{PatternMatcher, parse_ignore_file};
-use std::collections::BTreeSet;
 
 /// The file that lists what a context leaves out.
 pub(super) const IGNORE_FILE: &str = ".dockerignore";
@@ -453,10 +452,9 @@ impl Lowering<'_> {
 
     /// Names the paths that contexts are needed for, once all instructions are known.
     pub(super) fn bind_contexts(&mut self) {
-        let mut paths = BTreeSet::new();
-        for stage in &self.stages {
-            paths.extend(stage.context_paths.iter().cloned());
-        }
+        let stages = self.stages.iter_mut();
+        let paths = stages.flat_map(|stage| std::mem::take(&mut stage.context_paths));
+        let follow = follow_paths(paths);
         let state = match &self.request.context {
             MainContext::Other(definition) => self.graph.import(definition),
             MainContext::Local { name, ignore } => {
@@ -464,7 +462,7 @@ impl Lowering<'_> {
                     name: name.clone(),
                     session: Some(self.options.session_of(name).to_owned()),
                     exclude: ignore.clone(),
-                    follow: follow_paths(&paths),
+                    follow,
                     shared_key_hint: name.clone(),
                     ..Local::default()
                 };
@@ -473,7 +471,7 @@ impl Lowering<'_> {
         };
         self.graph.bind(self.context_place, &state);
         for pending in std::mem::take(&mut self.local_contexts) {
-            let follow = follow_paths(&self.used_paths[pending.used]);
+            let follow = follow_paths(self.used_paths[pending.used].iter().cloned());
             let local = Local {
                 follow,
                 ..pending.context.local
@@ -485,16 +483,18 @@ impl Lowering<'_> {
 }
 
 /// The paths to transfer; none means all of them.
-fn follow_paths(paths: &BTreeSet<String>) -> Vec<String> {
-    if paths.contains("/") {
-        return Vec::new();
+fn follow_paths(paths: impl Iterator<Item = String>) -> Vec<String> {
+    let mut all = Vec::new();
+    for mut path in paths {
+        if path == "/" {
+            return Vec::new();
+        }
+        path.drain(..path.len() - path.trim_start_matches('/').len());
+        all.push(path);
     }
-    let mut paths: Vec<String> = paths
-        .iter()
-        .map(|path| path.trim_start_matches('/').to_owned())
-        .collect();
-    paths.sort();
-    paths
+    all.sort();
+    all.dedup();
+    all
 }
 
 fn with_platform(options: VertexOptions, platform: Option<&Platform>) -> VertexOptions {

@@ -56,7 +56,7 @@ impl Lowering<'_> {
         if let Some(named) = self.named_context(name, None, true)? {
             let loaded = self.load_context(&named).await?;
             let used = self.used_paths.len();
-            self.used_paths.push(std::collections::BTreeSet::new());
+            self.used_paths.push(std::collections::HashSet::new());
             let state = self.context_state(&loaded, used);
             let source = self.graph.definition(&state, Some(&self.platform))?;
             let label = format!("[internal] resolve {NAME} named context {name}");

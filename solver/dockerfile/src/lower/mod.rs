@@ -46,7 +46,7 @@ use shipway_model::op::ProxyEnv;
 use shipway_model::{Definition, Platform};
 use shipway_patterns::PatternMatcher;
 use stages::StageState;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicU32;
 
 /// What to build.
@@ -239,7 +239,7 @@ pub(crate) struct Lowering<'a> {
     stages: Vec<StageState>,
     by_name: HashMap<String, usize>,
     /// Paths that are taken from a stage; stages that continue one another share them.
-    used_paths: Vec<BTreeSet<String>>,
+    used_paths: Vec<HashSet<String>>,
     /// The build context, known by its paths only at the end.
     context: State,
     context_place: Deferred,

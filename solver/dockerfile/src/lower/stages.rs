@@ -12,7 +12,7 @@ use crate::syntax::{Dockerfile, Instruction, InstructionKind, Stage};
 use indexmap::IndexMap;
 use shipway_llb::build::State;
 use shipway_model::Platform;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// The name of the base that is nothing.
 pub(super) const SCRATCH: &str = "scratch";
@@ -53,7 +53,7 @@ pub(super) struct StageState {
     /// Index into the lowering's sets of used paths.
     pub(super) used: usize,
     /// Paths that it takes from the build context.
-    pub(super) context_paths: BTreeSet<String>,
+    pub(super) context_paths: HashSet<String>,
     pub(super) ignore_cache: bool,
     /// The triggers of its base are among its instructions.
     pub(super) triggered: bool,
@@ -130,7 +130,7 @@ impl StageState {
             build_args: IndexMap::new(),
             env_settled: false,
             used,
-            context_paths: BTreeSet::new(),
+            context_paths: HashSet::new(),
             ignore_cache: false,
             triggered: false,
             scan: false,
@@ -167,7 +167,7 @@ impl Lowering<'_> {
         }
         let mut used_args = base.matched;
         let mut state = StageState::new(&base.text, lines, self.used_paths.len());
-        self.used_paths.push(BTreeSet::new());
+        self.used_paths.push(HashSet::new());
         state.platform = self.stage_platform(&stage, &lint, &mut used_args)?;
         state.alias.clone_from(&stage.name);
         state.code = stage.code;
@@ -336,7 +336,7 @@ impl Lowering<'_> {
             return stage;
         }
         let mut state = StageState::new(name, lines, self.used_paths.len());
-        self.used_paths.push(BTreeSet::new());
+        self.used_paths.push(HashSet::new());
         state.unregistered = true;
         self.register(state)
     }

@@ -6,7 +6,7 @@ use shipway_model::definition::{Location, SourceInfo};
 use shipway_model::op::{
     BuildOp, DiffOp, FileAction, FileActionKind, FileCopy, FileOp, MergeOp, Op, PassthroughOp,
 };
-use shipway_model::{Definition, Digest, Edge, Platform, SourceMaps, Vertex, VertexMeta};
+use shipway_model::{Definition, Digest, Edge, Platform, Vertex, VertexMeta};
 use std::collections::{BTreeMap, HashMap};
 
 /// Input of a nested build that holds its definition.
@@ -74,15 +74,25 @@ fn marshal(
             vertices: Vec::with_capacity(count),
             ..Definition::default()
         },
+        locations: Vec::with_capacity(count),
         files: HashMap::new(),
     };
     marshal.visit(target.node)?;
     let vertex = marshal.places[target.node].ok_or(BuildError::Unbound)?;
-    marshal.definition.target = Some(Edge {
+    let Marshal {
+        mut definition,
+        locations,
+        ..
+    } = marshal;
+    definition.target = Some(Edge {
         vertex,
         output: target.index,
     });
-    Ok(marshal.definition)
+    let digests = definition.vertices.iter().map(|vertex| vertex.digest);
+    let located = digests.zip(locations);
+    let located = located.filter(|(_, locations)| !locations.is_empty());
+    definition.source_maps.locations = located.collect();
+    Ok(definition)
 }
 
 /// Nodes that stay, or that may be used up.
@@ -170,6 +180,8 @@ struct Marshal<'a> {
     places: Vec<Option<usize>>,
     by_digest: HashMap<Digest, usize>,
     definition: Definition,
+    /// Of each vertex of the definition.
+    locations: Vec<Vec<Location>>,
     /// Source files of the graph that the definition uses.
     files: HashMap<usize, usize>,
 }
@@ -276,30 +288,23 @@ impl Marshal<'_> {
         let place = self.definition.vertices.len();
         self.by_digest.insert(vertex.digest, place);
         self.definition.vertices.push(vertex);
+        self.locations.push(Vec::new());
         place
     }
 
     fn locate(&mut self, place: usize, mut locations: Vec<Location>) {
-        if locations.is_empty() {
-            return;
-        }
-        let SourceMaps {
-            infos,
-            locations: all,
-        } = &mut self.definition.source_maps;
-        let entry = all
-            .entry(self.definition.vertices[place].digest)
-            .or_default();
+        let infos = &mut self.definition.source_maps.infos;
         for location in &mut locations {
             location.source = *self.files.entry(location.source).or_insert_with(|| {
                 infos.push(self.sources[location.source].clone());
                 infos.len() - 1
             });
         }
-        if entry.is_empty() {
-            *entry = locations;
+        let known = &mut self.locations[place];
+        if known.is_empty() {
+            *known = locations;
         } else {
-            entry.extend(locations);
+            known.extend(locations);
         }
     }
 }
