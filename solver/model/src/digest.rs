@@ -42,8 +42,9 @@ impl Digest {
         String::from_utf8_lossy(&self.digits()).into_owned()
     }
 
-    /// By table: definitions name digests by the ten thousand.
-    fn digits(&self) -> [u8; 64] {
+    /// The 64 lower-case hex digits, without allocating: definitions name digests by the ten thousand.
+    #[must_use]
+    pub fn digits(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut digits = [0; 64];
         for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {

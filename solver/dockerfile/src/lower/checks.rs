@@ -9,7 +9,7 @@ use crate::platform::{self, format_all};
 use crate::shell::{Expanded, Shell};
 use crate::span::Lines;
 use crate::suggest::{Case, nearest};
-use crate::syntax::{Dockerfile, Instruction};
+use crate::syntax::Dockerfile;
 use shipway_llb::build::{Vars, clean};
 use shipway_model::{ImageRef, Platform};
 use std::collections::BTreeSet;
@@ -57,31 +57,26 @@ pub(super) fn stage_names(file: &Dockerfile, lint: &Linter) {
 
 /// Instructions should all be written alike.
 pub(super) fn casing(file: &Dockerfile, lint: &Linter) {
-    let named = |instruction: &Instruction| (instruction.name.clone(), instruction.lines);
-    let words: Vec<(String, Lines)> = file
-        .stages
-        .iter()
-        .flat_map(|stage| {
-            let from = (stage.from.clone(), stage.lines);
-            std::iter::once(from).chain(stage.instructions.iter().map(named))
+    let words = || {
+        file.stages.iter().flat_map(|stage| {
+            let from = (stage.from.as_str(), stage.lines);
+            let rest = stage.instructions.iter();
+            std::iter::once(from).chain(rest.map(|i| (i.name.as_str(), i.lines)))
         })
-        .collect();
-    let lower = words
-        .iter()
-        .filter(|(name, _)| *name == name.to_lowercase())
-        .count();
-    let upper = words
-        .iter()
-        .filter(|(name, _)| *name == name.to_uppercase())
-        .count();
+    };
+    // Names of instructions are ASCII.
+    let is_lower = |name: &str| !name.contains(|c: char| c.is_ascii_uppercase());
+    let is_upper = |name: &str| !name.contains(|c: char| c.is_ascii_lowercase());
+    let lower = words().filter(|(name, _)| is_lower(name)).count();
+    let upper = words().filter(|(name, _)| is_upper(name)).count();
     let mostly_lower = lower > upper;
-    for (name, lines) in words {
-        let (wanted, case) = if mostly_lower {
-            (name.to_lowercase(), "lowercase")
+    for (name, lines) in words() {
+        let (fits, case) = if mostly_lower {
+            (is_lower(name), "lowercase")
         } else {
-            (name.to_uppercase(), "uppercase")
+            (is_upper(name), "uppercase")
         };
-        if name != wanted {
+        if !fits {
             let text =
                 format!("Command '{name}' should match the case of the command majority ({case})");
             lint.warn(&Rule::ConsistentInstructionCasing, lines, text);

@@ -4,6 +4,7 @@ use super::Lowering;
 use crate::platform::format_all;
 use crate::shell::{Env, Shell};
 use shipway_model::Platform;
+use std::fmt::Write as _;
 
 /// `code` with variables in place, its first word in upper case.
 pub(super) fn shown(shell: Shell, code: &str, env: &dyn Env) -> String {
@@ -73,16 +74,13 @@ impl Lowering<'_> {
             name.push_str(&stage.name);
             name.push(' ');
         }
-        let (step, steps) = (stage.step.to_string(), stage.steps.to_string());
-        name.reserve(2 * steps.len() + "/] ONBUILD ".len() + text.len());
-        name.extend(std::iter::repeat_n(
-            ' ',
-            steps.len().saturating_sub(step.len()),
-        ));
-        let trigger = if stage.trigger { "ONBUILD " } else { "" };
-        for part in [&step, "/", &steps, "] ", trigger, text] {
-            name.push_str(part);
-        }
+        let (step, steps) = (stage.step, stage.steps);
+        let width = steps.ilog10() as usize + 1;
+        name.reserve(2 * width + "/] ONBUILD ".len() + text.len());
+        // Writing to a text never fails.
+        let _ = write!(name, "{step:width$}/{steps}] ");
+        name.push_str(if stage.trigger { "ONBUILD " } else { "" });
+        name.push_str(text);
         name
     }
 }

@@ -142,23 +142,50 @@ fn frame(
     platform: Option<&Platform>,
     constraints: &[String],
 ) -> Vec<u8> {
-    let input = |&(digest, index): &(Digest, usize)| pb::Input {
-        digest: digest.to_string(),
-        index: position(Some(index)),
-    };
     let frame = pb::Op {
-        inputs: inputs.iter().map(input).collect(),
         platform: platform.map(encode_platform),
         constraints: Some(pb::WorkerConstraints {
             filter: constraints.to_vec(),
         }),
-        op: None,
+        ..pb::Op::default()
     };
-    // Most of what follows a frame is short.
-    let mut bytes = Vec::with_capacity(frame.encoded_len() + 256);
+    // An input takes less than 100 bytes, and most of what follows a frame is short.
+    let mut bytes = Vec::with_capacity(100 * inputs.len() + frame.encoded_len() + 256);
+    for &(digest, index) in inputs {
+        put_input(digest, index, &mut bytes);
+    }
     frame.encode_raw(&mut bytes);
     bytes
 }
+
+/// Writes an input by hand, since graphs have many: as a message each would be a text and a list of its own.
+fn put_input(digest: Digest, index: usize, to: &mut Vec<u8>) {
+    let digits = digest.digits();
+    let index = position(Some(index));
+    let index_len = if index == 0 {
+        0
+    } else {
+        prost::encoding::int64::encoded_len(INPUT_INDEX, &index)
+    };
+    let digest_len = ALGORITHM.len() + digits.len();
+    let digest_field = prost::encoding::key_len(INPUT_DIGEST)
+        + prost::encoding::encoded_len_varint(digest_len as u64)
+        + digest_len;
+    begin(INPUT, digest_field + index_len, to);
+    begin(INPUT_DIGEST, digest_len, to);
+    to.extend_from_slice(ALGORITHM);
+    to.extend_from_slice(&digits);
+    if index != 0 {
+        prost::encoding::int64::encode(INPUT_INDEX, &index, to);
+    }
+}
+
+/// Number of an op's field that is an input, and of the input's fields.
+const INPUT: u32 = 1;
+const INPUT_DIGEST: u32 = 1;
+const INPUT_INDEX: u32 = 2;
+/// What stands before the digits of a digest.
+const ALGORITHM: &[u8] = b"sha256:";
 
 /// A platform as an op carries it.
 #[must_use]
