@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -59,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) state: PathBuf,
     /// Builds of this process whose steps are tasks of their own.
     pub(crate) open_builds: Mutex<HashSet<String>>,
+    /// Where containerd keeps blobs, once it has been asked.
+    pub(crate) content_root: OnceCell<Option<PathBuf>>,
     /// What ends in the background: leases, aborted uploads, deleted steps.
     pub(crate) background: TaskTracker,
 }
@@ -82,6 +85,7 @@ impl Connection {
             settings,
             process,
             open_builds: Mutex::default(),
+            content_root: OnceCell::new(),
             background: TaskTracker::new(),
         }
     }

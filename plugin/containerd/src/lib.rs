@@ -19,6 +19,7 @@ mod single;
 mod snapshots;
 mod step;
 mod upload;
+mod writeback;
 
 pub use cgroups::{remove_cgroup, remove_cgroups};
 pub use connection::Settings;

@@ -17,6 +17,7 @@ use tonic::{Code, Status, Streaming};
 use crate::connection::{once, repeat};
 use crate::error::failed;
 use crate::scope::Scope;
+use crate::writeback::{self, PIECE};
 
 /// Largest message: containerd takes these fastest.
 const MESSAGE: usize = 1 << 20;
@@ -35,6 +36,8 @@ struct Upload {
     messages: mpsc::Sender<WriteContentRequest>,
     answers: Draining,
     written: i64,
+    /// How many of these the disk has been asked to take.
+    written_back: u64,
     /// Set when containerd has nothing left of the upload: it is a blob now.
     done: bool,
 }
@@ -82,6 +85,7 @@ impl Scope {
             messages,
             answers,
             written: offset,
+            written_back: 0,
             done: false,
         };
         match expected {
@@ -152,6 +156,7 @@ impl BlobWriter for Upload {
                 return Err(self.broken().await);
             }
             self.written += length;
+            self.write_back();
         }
         Ok(())
     }
@@ -195,6 +200,17 @@ impl Upload {
             Err(status) => return Err(failed(&self.attempt, &status)),
         }
         Ok(())
+    }
+
+    /// containerd has not taken the newest bytes yet, so it is always the piece before that is written.
+    fn write_back(&mut self) {
+        let written = self.written.unsigned_abs();
+        if written >= self.written_back + 2 * PIECE {
+            let (scope, reference) = (self.scope.clone(), self.reference.clone());
+            let begun = writeback::begin(scope, reference, self.written_back);
+            self.scope.in_background(begun);
+            self.written_back += PIECE;
+        }
     }
 
     async fn ended(&mut self) -> Result<(), Status> {

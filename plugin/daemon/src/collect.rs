@@ -44,6 +44,27 @@ pub(crate) async fn run(
     }
 }
 
+/// How long the daemon must have been without a build before memory is returned: the next one may be on its way.
+const MEMORY_PERIOD: Duration = Duration::from_millis(100);
+
+/// Returns the memory of builds when the last one has ended, until it is told to stop.
+pub(crate) async fn return_memory(builder: Arc<Builder>, stopping: CancellationToken) {
+    let mut leaving = builder.leaving();
+    loop {
+        tokio::select! {
+            Ok(()) = leaving.changed() => {}
+            () = stopping.cancelled() => return,
+        }
+        tokio::time::sleep(MEMORY_PERIOD).await;
+        if *leaving.borrow_and_update() == 0 && builder.is_idle() {
+            let returned = tokio::task::spawn_blocking(crate::sys::return_memory);
+            if let Err(panic) = returned.await {
+                tracing::warn!(%panic, "returning memory");
+            }
+        }
+    }
+}
+
 /// Time between two looks at the history.
 const HISTORY_PERIOD: Duration = Duration::from_secs(120);
 

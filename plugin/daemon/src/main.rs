@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 use flags::CommandLine;
 
 fn main() -> ExitCode {
-    sys::return_memory();
+    sys::keep_memory();
     let outcome = configure().and_then(|config| {
         log(&config);
         let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);

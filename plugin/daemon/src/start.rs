@@ -230,6 +230,11 @@ impl Daemon {
                 Ok(())
             });
         }
+        let (builder, ending) = (Arc::clone(&self.builder), stopping.clone());
+        services.spawn(async move {
+            collect::return_memory(builder, ending).await;
+            Ok(())
+        });
         if let Some(network) = self.network.clone() {
             let stopping = stopping.clone();
             services.spawn(async move {

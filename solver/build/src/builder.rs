@@ -207,6 +207,12 @@ impl Builder {
         }
     }
 
+    /// Number of builds that have been answered and are about to end; changes with each.
+    #[must_use]
+    pub fn leaving(&self) -> watch::Receiver<usize> {
+        self.leaving.subscribe()
+    }
+
     /// True where no build runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -178,12 +178,11 @@ fn archive(
         .map(|sec| shipway_tree::Time { sec, nsec: 0 });
     let how = shipway_tree::archive::Options { latest };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let (made, sink) =
-        shipway_tree::compress(ChunkSink::new(sink), options.codec(), threads, |feed| {
-            shipway_tree::write_layer(&upper, &lower, how, feed)
-        })?;
-    sink.finish().map_err(shipway_tree::Error::Sink)?;
-    Ok(made)
+    let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+    let sink = |bytes| sink.blocking_send(bytes).map_err(gone);
+    shipway_tree::compress(sink, options.codec(), threads, |feed| {
+        shipway_tree::write_layer(&upper, &lower, how, feed)
+    })
 }
 
 /// Hands what is written to an async task, in chunks of [`CHUNK`] bytes.
@@ -219,6 +218,7 @@ impl ChunkSink {
 
 impl Write for ChunkSink {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.chunk.reserve(CHUNK - self.chunk.len());
         let room = CHUNK - self.chunk.len();
         let taken = &data[..data.len().min(room)];
         self.chunk.extend_from_slice(taken);

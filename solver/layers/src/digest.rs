@@ -1,14 +1,15 @@
 //! Content digests of snapshots: computed from one index per layer, which is kept in memory while it is small and on disk
 //! beside what else is remembered of the layer.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use shipway_backend::LayerId;
 use shipway_model::{Digest, Failure};
-use shipway_tree::hash::{Content, Indexed, LayerIndex, Selector};
+use shipway_tree::hash::{Content, Indexed, LayerIndex, Selector, Sum};
 
-use crate::{Layers, Need, Snapshot};
+use crate::{Layer, Layers, Need, Snapshot};
 
 /// Entries that indexes in memory may have in all: some 50 bytes each.
 const IN_MEMORY: usize = 200_000;
@@ -79,6 +80,18 @@ impl Layers {
             self.keep_index(id, index);
         }
         Ok(digest)
+    }
+
+    /// Remembers the digests of files of a layer that were taken when they were written, so that nobody reads them again.
+    pub fn learn(&self, layer: &Layer, sums: &HashMap<PathBuf, Sum>) -> Result<(), Failure> {
+        let (Some(id), Some(path)) = (layer.id(), layer.path()) else {
+            return Ok(());
+        };
+        let scanned = shipway_tree::Layer::open(path).and_then(|open| LayerIndex::scan(&open));
+        let index = scanned.map_err(|e| Failure::from_error(&e).context("listing a layer"))?;
+        index.learn(sums);
+        self.keep_index(id, Arc::new(index));
+        Ok(())
     }
 
     fn stored_index(&self, id: LayerId) -> Option<Arc<LayerIndex>> {

@@ -149,11 +149,14 @@ fn small_files(work: &Path) -> Outcome<()> {
 }
 
 fn pipeline(upper: &Layer, how: Compression, blob: &Path) -> Outcome<()> {
-    let file = fs::File::create(blob)?;
-    let (done, _) = timed(&format!("layer to {how:?}"), || {
-        compress(file, how, 2, |feed| {
-            archive::write_layer(upper, &Stack::default(), Options::default(), feed)
-        })
+    let mut file = fs::File::create(blob)?;
+    let done = timed(&format!("layer to {how:?}"), || {
+        compress(
+            |bytes| file.write_all(&bytes),
+            how,
+            2,
+            |feed| archive::write_layer(upper, &Stack::default(), Options::default(), feed),
+        )
     })?;
     println!("    {} -> {} bytes", done.diff_size, done.size);
     Ok(())

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use shipway_model::Digest;
 
@@ -30,19 +31,19 @@ pub struct Compressed {
     pub size: u64,
 }
 
-/// Runs `produce`, which writes an archive, and sends its compressed form to `sink`. Gives the sink back.
+/// Runs `produce`, which writes an archive, and gives its compressed form to `sink`, piece by piece.
 ///
 /// # Errors
 /// That of the sink if it fails, else that of `produce`.
 ///
 /// # Panics
 /// If `sink` does.
-pub fn compress<S: Write + Send>(
-    sink: S,
+pub fn compress(
+    sink: impl FnMut(Bytes) -> io::Result<()> + Send,
     how: Compression,
     threads: usize,
     produce: impl FnOnce(&mut Feed) -> Result<()>,
-) -> Result<(Compressed, S)> {
+) -> Result<Compressed> {
     let workers = if how == Compression::None {
         0
     } else {
@@ -69,18 +70,15 @@ pub fn compress<S: Write + Send>(
         let produced = produce(&mut feed).and_then(|()| feed.finish());
         drop(feed);
         let (diff_id, diff_size) = hash.join().expect("hashing does not panic");
-        let (blob, sink) = write.join().expect("sinks do not panic")?;
+        let blob = write.join().expect("sinks do not panic")?;
         produced?;
         let (digest, size) = blob.unwrap_or((diff_id, diff_size));
-        Ok((
-            Compressed {
-                diff_id,
-                diff_size,
-                digest,
-                size,
-            },
-            sink,
-        ))
+        Ok(Compressed {
+            diff_id,
+            diff_size,
+            digest,
+            size,
+        })
     })
 }
 
@@ -105,29 +103,33 @@ fn compress_blocks(how: Compression, work: &Receiver<Job>, done: &SyncSender<io:
     }
 }
 
-type Written<S> = Result<(Option<(Digest, u64)>, S)>;
+/// Digest and size of the blob where it is not the archive itself.
+type Written = Result<Option<(Digest, u64)>>;
 
 /// Takes compressed blocks from the workers in turn, which is the order in which they were given out.
-fn write_blobs<S: Write>(mut sink: S, results: &[Receiver<io::Result<Vec<u8>>>]) -> Written<S> {
+fn write_blobs(
+    mut sink: impl FnMut(Bytes) -> io::Result<()>,
+    results: &[Receiver<io::Result<Vec<u8>>>],
+) -> Written {
     let (mut hash, mut size) = (Sha256::new(), 0);
     for worker in results.iter().cycle() {
         let Ok(result) = worker.recv() else { break };
         let bytes = result.map_err(Error::Sink)?;
-        sink.write_all(&bytes).map_err(Error::Sink)?;
         hash.update(&bytes);
         size += bytes.len() as u64;
+        sink(bytes.into()).map_err(Error::Sink)?;
     }
-    Ok((
-        Some((Digest::from_bytes(hash.finalize().into()), size)),
-        sink,
-    ))
+    Ok(Some((Digest::from_bytes(hash.finalize().into()), size)))
 }
 
-fn write_plain<S: Write>(mut sink: S, blocks: &Receiver<Arc<Block>>) -> Written<S> {
+fn write_plain(
+    mut sink: impl FnMut(Bytes) -> io::Result<()>,
+    blocks: &Receiver<Arc<Block>>,
+) -> Written {
     for block in blocks {
-        sink.write_all(&block.data).map_err(Error::Sink)?;
+        sink(Bytes::from_owner(Shared(block))).map_err(Error::Sink)?;
     }
-    Ok((None, sink))
+    Ok(None)
 }
 
 /// Buffers to use again.
@@ -155,6 +157,15 @@ impl Drop for Block {
         if let Ok(mut free) = self.pool.0.lock() {
             free.push(data);
         }
+    }
+}
+
+/// A block that another stage may hold too.
+struct Shared(Arc<Block>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.data
     }
 }
 
@@ -257,10 +268,12 @@ mod tests {
     use std::io::Read;
 
     fn run(how: Compression, threads: usize, data: &[u8]) -> (Compressed, Vec<u8>) {
-        compress(Vec::new(), how, threads, |feed| {
+        let mut blob = Vec::new();
+        let sink = |bytes: Bytes| blob.write_all(&bytes);
+        let done = compress(sink, how, threads, |feed| {
             feed.write_all(data).map_err(Error::Sink)
-        })
-        .unwrap()
+        });
+        (done.unwrap(), blob)
     }
 
     fn sample(size: usize) -> Vec<u8> {
@@ -309,18 +322,10 @@ mod tests {
 
     #[test]
     fn a_sink_that_fails_ends_the_pipeline_with_its_error() {
-        struct Full;
-        impl Write for Full {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::Error::other("disk is full"))
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
+        let full = |_| Err(io::Error::other("disk is full"));
         for how in [Compression::None, Compression::GZIP] {
             let data = sample(40 << 20);
-            let ended = compress(Full, how, 2, |feed| {
+            let ended = compress(full, how, 2, |feed| {
                 feed.write_all(&data).map_err(Error::Sink)
             });
             assert!(ended.err().unwrap().to_string().contains("disk is full"));

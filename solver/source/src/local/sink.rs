@@ -13,6 +13,8 @@ use shipway_backend::session::{FileStat, SyncSink};
 use shipway_backend::{BackendError, ErrorKind};
 use shipway_layers::{Building, Layers, Snapshot};
 use shipway_model::Failure;
+use shipway_tree::Owner;
+use shipway_tree::hash::{ArrivingSum, Sum};
 
 use super::mirror::{Mirror, Mirrors, Outcome, Saved, Sent};
 
@@ -39,8 +41,17 @@ pub(super) struct MirrorSink {
     known: Vec<Mirror>,
     entries: Vec<Entry>,
     building: Option<Building>,
-    open: HashMap<u32, File>,
+    open: HashMap<u32, Open>,
+    /// Checksums of what was written.
+    sums: HashMap<PathBuf, Sum>,
     outcome: Outcome,
+}
+
+/// A file that is being written.
+struct Open {
+    file: File,
+    /// `None` for one with extended attributes: which of them this filesystem keeps is seen only then.
+    sum: Option<ArrivingSum>,
 }
 
 struct Entry {
@@ -104,6 +115,7 @@ impl MirrorSink {
             entries: Vec::new(),
             building: None,
             open: HashMap::new(),
+            sums: HashMap::new(),
             outcome,
         }
     }
@@ -125,15 +137,25 @@ impl MirrorSink {
         Ok(file)
     }
 
-    fn create(&mut self, index: u32) -> Result<File, BackendError> {
+    fn create(&mut self, index: u32) -> Result<Open, BackendError> {
         let path = self.entries[index as usize].path.clone();
         let file = self.make_parents(&path)?;
-        File::create_new(&file).map_err(|e| failed("writing", &path, e))
+        let file = File::create_new(&file).map_err(|e| failed("writing", &path, e))?;
+        let sent = &self.entries[index as usize].sent;
+        let (uid, gid) = (sent.uid, sent.gid);
+        let sum = || ArrivingSum::new(sent.permissions(), Owner { uid, gid }, sent.size);
+        let sum = sent.xattrs.is_empty().then(sum);
+        Ok(Open { file, sum })
     }
 
-    fn complete(&self, index: u32, file: &File) -> Result<(), BackendError> {
-        let entry = &self.entries[index as usize];
-        finish_file(file, &entry.sent).map_err(|e| failed("setting attributes of", &entry.path, e))
+    fn complete(&mut self, index: u32, open: Open) -> Result<(), BackendError> {
+        let Entry { path, sent, .. } = &self.entries[index as usize];
+        let finished = finish_file(&open.file, sent);
+        finished.map_err(|e| failed("setting attributes of", path, e))?;
+        if let Some(sum) = open.sum.and_then(ArrivingSum::finish) {
+            self.sums.insert(path.into(), sum);
+        }
+        Ok(())
     }
 
     /// The mirror that shows most of what was sent, where a layer of differences on it is worth while.
@@ -194,8 +216,13 @@ impl MirrorSink {
     fn finish(&mut self) -> Result<shipway_layers::Layer, BackendError> {
         let building = self.building.take().expect("something was written");
         let name = format!("local source for {}", self.name.0);
-        building.finish(&name, Timestamp::now()).map_err(|e| {
-            let cause = StoreError::from(Failure::from(e));
+        let finished = building.finish(&name, Timestamp::now());
+        let finished = finished.map_err(Failure::from).and_then(|layer| {
+            self.layers.learn(&layer, &std::mem::take(&mut self.sums))?;
+            Ok(layer)
+        });
+        finished.map_err(|failure| {
+            let cause = StoreError::from(failure);
             BackendError::caused(ErrorKind::Other, format!("committing the {name}"), cause)
         })
     }
@@ -295,16 +322,19 @@ impl SyncSink for MirrorSink {
     }
 
     fn data(&mut self, index: u32, data: &[u8]) -> Result<(), BackendError> {
-        let mut file = match self.open.remove(&index) {
-            Some(file) => file,
+        let mut open = match self.open.remove(&index) {
+            Some(open) => open,
             None => self.create(index)?,
         };
         if data.is_empty() {
-            return self.complete(index, &file);
+            return self.complete(index, open);
         }
-        file.write_all(data)
-            .map_err(|e| failed("writing", &self.entries[index as usize].path, e))?;
-        self.open.insert(index, file);
+        let written = open.file.write_all(data);
+        written.map_err(|e| failed("writing", &self.entries[index as usize].path, e))?;
+        if let Some(sum) = &mut open.sum {
+            sum.update(data);
+        }
+        self.open.insert(index, open);
         Ok(())
     }
 

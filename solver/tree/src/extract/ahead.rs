@@ -1,13 +1,10 @@
-//! Reads and decompresses on a thread of its own, ahead of whoever uses the bytes, and takes the digest of what
-//! went in. Bounds how much comes out, so that a small blob cannot fill a disk. It knows nothing of archives.
+//! Reads and decompresses on a thread of its own, ahead of whoever uses the bytes. Bounds how much comes out, so that a
+//! small blob cannot fill a disk. It knows nothing of archives.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
-
-use sha2::{Digest as _, Sha256};
-use shipway_model::Digest;
 
 use crate::codec::decoder;
 use crate::error::{Error, Result};
@@ -38,73 +35,69 @@ impl Default for Limits {
     }
 }
 
-/// Digest and size of the bytes that were read.
-pub(super) struct Input {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-}
-
-/// Runs `consume` on the decompressed form of `blob`. The blob is read to its end in any case.
+/// Runs `consume` on the decompressed form of `blob`.
 pub(super) fn decompressed<T>(
     blob: impl Read + Send,
     limits: Limits,
     consume: impl FnOnce(&mut Ahead) -> Result<T>,
-) -> Result<(T, Input)> {
+) -> Result<T> {
     thread::scope(|scope| {
         let (send, receive) = sync_channel(WAITING);
-        let reading = scope.spawn(move || read(blob, limits, &send));
+        let (give_back, used) = channel();
+        let reading = scope.spawn(move || read(blob, limits, &Out { send, used }));
         let mut ahead = Ahead {
             receive,
-            current: Vec::new(),
+            give_back,
+            current: Chunk::default(),
             at: 0,
             failed: None,
         };
         let consumed = consume(&mut ahead);
         let too_large = ahead.failed.take();
         drop(ahead);
-        let input = reading.join().expect("reading does not panic");
-        match too_large {
-            Some(error) => Err(error),
-            None => Ok((consumed?, input.map_err(Error::Archive)?)),
-        }
+        reading.join().expect("reading does not panic");
+        too_large.map_or(consumed, Err)
     })
 }
 
-type Chunk = Result<Vec<u8>>;
+/// A buffer and how much of it is filled.
+#[derive(Default)]
+struct Chunk {
+    buffer: Vec<u8>,
+    filled: usize,
+}
 
-fn read(blob: impl Read + Send, limits: Limits, send: &SyncSender<Chunk>) -> io::Result<Input> {
+/// Where chunks go, and where their buffers come back.
+struct Out {
+    send: SyncSender<Result<Chunk>>,
+    used: Receiver<Vec<u8>>,
+}
+
+fn read(blob: impl Read + Send, limits: Limits, out: &Out) {
     let count = AtomicU64::new(0);
     let mut input = Counted {
         inner: blob,
-        hash: Sha256::new(),
         count: &count,
     };
-    let ended = unpack(&mut input, &count, limits, send);
-    if let Err(error) = ended {
-        drop(send.send(Err(error)));
+    if let Err(error) = unpack(&mut input, &count, limits, out) {
+        drop(out.send.send(Err(error)));
     }
-    // What follows the compressed stream belongs to the blob's digest too.
-    io::copy(&mut input, &mut io::sink())?;
-    let digest = Digest::from_bytes(input.hash.finalize().into());
-    Ok(Input {
-        digest,
-        size: count.load(Ordering::Relaxed),
-    })
 }
 
 fn unpack(
     input: &mut Counted<'_, impl Read + Send>,
     count: &AtomicU64,
     limits: Limits,
-    send: &SyncSender<Chunk>,
+    out: &Out,
 ) -> Result<()> {
     let mut from = decoder(input).map_err(Error::Archive)?;
     let mut total = 0;
     loop {
-        let mut chunk = vec![0; CHUNK];
+        let used = out.used.try_recv();
+        let mut buffer = used.unwrap_or_else(|_| vec![0; CHUNK]);
         let mut filled = 0;
         while filled < CHUNK {
-            match from.read(&mut chunk[filled..]) {
+            match from.read(&mut buffer[filled..]) {
                 Ok(0) => break,
                 Ok(got) => filled += got,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -126,24 +119,21 @@ fn unpack(
                 limit,
             });
         }
-        chunk.truncate(filled);
-        if send.send(Ok(chunk)).is_err() {
+        if out.send.send(Ok(Chunk { buffer, filled })).is_err() {
             return Ok(());
         }
     }
 }
 
-/// Takes digest and count of what is read through it.
+/// Counts what is read through it.
 struct Counted<'a, R> {
     inner: R,
-    hash: Sha256,
     count: &'a AtomicU64,
 }
 
 impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..got]);
         self.count.fetch_add(got as u64, Ordering::Relaxed);
         Ok(got)
     }
@@ -151,8 +141,9 @@ impl<R: Read> Read for Counted<'_, R> {
 
 /// The bytes that come out.
 pub(super) struct Ahead {
-    receive: Receiver<Chunk>,
-    current: Vec<u8>,
+    receive: Receiver<Result<Chunk>>,
+    give_back: Sender<Vec<u8>>,
+    current: Chunk,
     at: usize,
     /// Why the bytes ended early, if it was no error of reading.
     failed: Option<Error>,
@@ -160,9 +151,15 @@ pub(super) struct Ahead {
 
 impl Read for Ahead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.current.len() {
+        if self.at == self.current.filled {
+            let used = std::mem::take(&mut self.current);
+            if !used.buffer.is_empty() {
+                // A reader that has ended needs no more buffers.
+                drop(self.give_back.send(used.buffer));
+            }
+            self.at = 0;
             match self.receive.recv() {
-                Ok(Ok(chunk)) => (self.current, self.at) = (chunk, 0),
+                Ok(Ok(chunk)) => self.current = chunk,
                 Ok(Err(Error::Archive(e))) => return Err(e),
                 Ok(Err(other)) => {
                     let text = other.to_string();
@@ -172,8 +169,8 @@ impl Read for Ahead {
                 Err(_) => return Ok(0),
             }
         }
-        let len = buffer.len().min(self.current.len() - self.at);
-        buffer[..len].copy_from_slice(&self.current[self.at..self.at + len]);
+        let len = buffer.len().min(self.current.filled - self.at);
+        buffer[..len].copy_from_slice(&self.current.buffer[self.at..self.at + len]);
         self.at += len;
         Ok(len)
     }

@@ -17,7 +17,7 @@ pub(crate) use place::{Names, Unpacker};
 
 use crate::compose::Composer;
 use crate::error::{Error, Result};
-use ahead::{Ahead, decompressed};
+use ahead::decompressed;
 use member::{Member, What};
 
 /// What a blob must be.
@@ -52,29 +52,28 @@ pub fn extract_layer(
     expected: Expected,
     limits: Limits,
 ) -> Result<Extracted> {
-    let (archive, input) = decompressed(blob, limits, |bytes| {
-        let mut hashed = Hashed {
-            inner: bytes,
-            hash: Sha256::new(),
-            size: 0,
-        };
+    let mut blob = Hashed::new(blob);
+    let (diff_id, diff_size) = decompressed(&mut blob, limits, |bytes| {
+        let mut hashed = Hashed::new(bytes);
         let unpacked = unpack(&mut hashed, Unpacker::new(to, Names::Layer), limits);
         // A blob that is not the one expected says so, whatever it held.
         std::io::copy(&mut hashed, &mut std::io::sink()).map_err(Error::Archive)?;
-        let diff_id = Digest::from_bytes(hashed.hash.finalize().into());
+        let (diff_id, diff_size) = hashed.finish();
         if let Some(want) = expected.diff_id {
             check("archive", diff_id, want)?;
         }
         unpacked?;
-        Ok((diff_id, hashed.size))
+        Ok((diff_id, diff_size))
     })?;
+    // What follows the compressed stream belongs to the blob's digest too.
+    std::io::copy(&mut blob, &mut std::io::sink()).map_err(Error::Archive)?;
+    let (digest, size) = blob.finish();
     if let Some(want) = expected.digest {
-        check("blob", input.digest, want)?;
+        check("blob", digest, want)?;
     }
-    let (diff_id, diff_size) = archive;
     Ok(Extracted {
-        digest: input.digest,
-        size: input.size,
+        digest,
+        size,
         diff_id,
         diff_size,
     })
@@ -107,10 +106,7 @@ pub(crate) fn unpack_all(
     unpacker: Unpacker<'_>,
     limits: Limits,
 ) -> Result<()> {
-    decompressed(file, limits, |bytes: &mut Ahead| {
-        unpack(bytes, unpacker, limits)
-    })
-    .map(drop)
+    decompressed(file, limits, |bytes| unpack(bytes, unpacker, limits))
 }
 
 fn unpack(bytes: impl Read, mut unpacker: Unpacker<'_>, limits: Limits) -> Result<()> {
@@ -133,14 +129,28 @@ fn unpack(bytes: impl Read, mut unpacker: Unpacker<'_>, limits: Limits) -> Resul
     unpacker.finish()
 }
 
-/// Takes the digest of what is read through it.
-struct Hashed<'a> {
-    inner: &'a mut Ahead,
+/// Takes digest and size of what is read through it.
+struct Hashed<R> {
+    inner: R,
     hash: Sha256,
     size: u64,
 }
 
-impl Read for Hashed<'_> {
+impl<R> Hashed<R> {
+    fn new(inner: R) -> Self {
+        Self {
+            inner,
+            hash: Sha256::new(),
+            size: 0,
+        }
+    }
+
+    fn finish(self) -> (Digest, u64) {
+        (Digest::from_bytes(self.hash.finalize().into()), self.size)
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let got = self.inner.read(buffer)?;
         self.hash.update(&buffer[..got]);

@@ -2,6 +2,7 @@
 //! digest of each one that has been asked for. Digests are taken in parallel and only once; an index survives as
 //! bytes, because a committed layer never changes. It knows nothing of other layers.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -136,6 +137,17 @@ impl LayerIndex {
         }
         names.reverse();
         PathBuf::from(std::ffi::OsString::from_vec(names.join(&b'/')))
+    }
+
+    /// Sets the digests of files that are known from elsewhere, by path.
+    pub fn learn(&self, sums: &HashMap<PathBuf, Sum>) {
+        let count = NodeId::try_from(self.nodes.len()).unwrap_or(NodeId::MAX);
+        let leaves = (0..count).filter(|&node| self.kind(node) == NodeKind::Leaf);
+        for node in leaves {
+            if let Some(sum) = sums.get(&self.path(node)) {
+                self.sums[node as usize].get_or_init(|| *sum);
+            }
+        }
     }
 
     /// Takes those digests that have not been taken, with as many threads as there are processors.

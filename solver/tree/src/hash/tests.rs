@@ -144,6 +144,38 @@ fn an_index_survives_as_bytes_with_the_digests_taken() {
 }
 
 #[test]
+fn digests_taken_on_arrival_are_those_of_the_files() {
+    use super::{ArrivingSum, LayerIndex};
+    use std::collections::HashMap;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let root = tempfile::tempdir().unwrap();
+    let (sub, file) = (root.path().join("sub"), root.path().join("sub/file"));
+    std::fs::create_dir(&sub).unwrap();
+    write(&file, "some data");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o2750)).unwrap();
+    let stat = crate::Stat::at(rustix::fs::CWD, &file).unwrap();
+    let owner = crate::Owner {
+        uid: stat.uid,
+        gid: stat.gid,
+    };
+    let key = |data: &[u8]| {
+        let mut sum = ArrivingSum::new(stat.mode, owner, data.len() as u64);
+        sum.update(data);
+        let layer = std::sync::Arc::new(crate::Layer::open(root.path()).unwrap());
+        let index = LayerIndex::scan(&layer).unwrap();
+        index.learn(&HashMap::from([("sub/file".into(), sum.finish().unwrap())]));
+        let index = std::sync::Arc::new(index);
+        let content = Content::new(vec![super::Indexed { layer, index }]);
+        content.key(&[select("")]).unwrap()
+    };
+    let read = content(root.path()).key(&[select("")]).unwrap();
+    assert_eq!(key(b"some data"), read);
+    // What is known is not read.
+    assert_ne!(key(b"other data"), read);
+}
+
+#[test]
 fn selectors_inside_others_are_dropped() {
     let kept = deduplicate(&[select("/foo/a"), select("/foobar"), select("/foo")]);
     let paths: Vec<_> = kept.iter().map(|selector| selector.path.as_str()).collect();
