@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const LOOK_OPERATIONS: u64 = 20;
 /// How long is waited for it.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// How long a daemon may take to give memory back.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -153,6 +155,8 @@ impl Bench {
     }
 
     fn memory(&self, name: &str, target: f64) -> Result<Vec<Row>> {
+        // What a daemon keeps, not what its last build has only just freed.
+        std::thread::sleep(SETTLED);
         let mut megabytes = [None, None];
         for builder in &self.builders {
             let bytes = u32::try_from(builder.daemon().resident()? >> 10).unwrap_or(u32::MAX);
