@@ -2,12 +2,15 @@
 //! transfer takes over every file that any of them has already, and lands as a small layer on the stack that it is most
 //! like, or as a fresh layer of links. Layers are never changed, so transfers need no locks among each other.
 //!
-//! Layout of the directory: `<sha256 of the key>.<number>.mirror`, postcard of [`Saved`]; the newest number is the latest.
+//! Layout of the directory: `<16 digits of the sha256 of the name>-<sha256 of the key>.<number>.mirror`, postcard of
+//! [`Saved`]; the newest number is the latest.
 
-use std::collections::HashMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{self, AtomicU64};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -21,7 +24,7 @@ use super::sink::MirrorSink;
 /// Mirrors that are kept; the least recently written go first.
 const KEPT: usize = 16;
 /// Mirrors that one transfer looks for files in.
-const CONSULTED: usize = 3;
+pub(super) const CONSULTED: usize = 3;
 
 /// The mirrors of this machine.
 pub struct Mirrors {
@@ -70,8 +73,45 @@ pub(super) struct Saved {
 
 /// A mirror that a transfer consults.
 pub(super) struct Mirror {
+    pub(super) file: PathBuf,
+    /// It is the one of the transfer's own key.
+    pub(super) own: bool,
     pub(super) snapshot: Snapshot,
-    pub(super) entries: HashMap<String, Sent>,
+    /// In the order of transfers: by components of the paths.
+    entries: Vec<(String, Sent)>,
+    /// Where the next path is expected.
+    next: usize,
+}
+
+impl Mirror {
+    /// What a path was sent as. Fastest for one path after the other in the order of a transfer.
+    pub(super) fn get(&mut self, path: &str) -> Option<&Sent> {
+        let expected = self.entries.get(self.next);
+        let at = if expected.is_some_and(|(known, _)| known == path) {
+            self.next
+        } else {
+            let found = self.entries.binary_search_by(|(p, _)| in_order(p, path));
+            found.ok()?
+        };
+        self.next = at + 1;
+        Some(&self.entries[at].1)
+    }
+
+    /// Number of entries.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// All paths, in the order of transfers.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|(path, _)| path.as_str())
+    }
+}
+
+/// The order of a transfer: by components, each by its bytes.
+pub(super) fn in_order(one: &str, other: &str) -> Ordering {
+    let key = |byte: u8| if byte == b'/' { 0 } else { byte };
+    one.bytes().map(key).cmp(other.bytes().map(key))
 }
 
 /// Where a transfer leaves its result.
@@ -97,12 +137,10 @@ impl Mirrors {
         key: &str,
     ) -> (MirrorSink, Outcome) {
         let outcome = Outcome::default();
-        let mirrors = self.consulted(layers, name, key);
         let sink = MirrorSink::new(
             Arc::clone(self),
             layers.clone(),
             (name.to_owned(), key.to_owned()),
-            mirrors,
             Arc::clone(&outcome),
         );
         (sink, outcome)
@@ -125,40 +163,59 @@ impl Mirrors {
         }
     }
 
-    /// The mirror of this key first, then others of the same name, newest first.
-    fn consulted(&self, layers: &Layers, name: &str, key: &str) -> Vec<Mirror> {
-        let own = stem(key);
+    /// Files of mirrors to consult: that of this key first, then others of the same name, newest first.
+    pub(super) fn to_consult(&self, name: &str, key: &str) -> VecDeque<PathBuf> {
+        let (of_name, own) = (name_stem(name), stem(name, key));
         let mut files = files(&self.dir);
-        files.sort_by_key(|file| {
-            let is_own = file
-                .file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with(&own));
-            (
-                std::cmp::Reverse(is_own),
-                std::cmp::Reverse(number_of(file)),
-            )
-        });
-        let opened = files.iter().filter_map(|file| {
-            let saved = read(file).filter(|saved| saved.name == name)?;
-            let opened: Result<Vec<Layer>, _> =
-                saved.layers.iter().map(|&id| layers.open(id)).collect();
-            let Ok(stack) = opened else {
-                remove(file);
-                return None;
-            };
-            Some(Mirror {
-                snapshot: Snapshot::new(stack),
-                entries: saved.entries.into_iter().collect(),
-            })
-        });
-        opened.take(CONSULTED).collect()
+        files.retain(|file| begins_with(file, &of_name));
+        files.sort_by_key(|file| Reverse((begins_with(file, &own), number_of(file))));
+        files.into()
+    }
+
+    /// Reads a mirror; `None` for one that is of no more use.
+    pub(super) fn open(
+        &self,
+        layers: &Layers,
+        file: PathBuf,
+        key: &(String, String),
+    ) -> Option<Mirror> {
+        let saved = read(&file)?;
+        let opened: Result<Vec<Layer>, _> =
+            saved.layers.iter().map(|&id| layers.open(id)).collect();
+        let Ok(stack) = opened else {
+            remove(&file);
+            return None;
+        };
+        Some(Mirror {
+            own: begins_with(&file, &stem(&key.0, &key.1)),
+            file,
+            snapshot: Snapshot::new(stack),
+            entries: saved.entries,
+            next: 0,
+        })
+    }
+
+    /// Makes a mirror that a transfer has found to be as it was the latest.
+    pub(super) fn renew(&self, file: &Path) {
+        let number = self.next.fetch_add(1, atomic::Ordering::Relaxed);
+        let name = file.file_name().map(OsStr::to_string_lossy);
+        let renewed = name.as_deref().and_then(|name| name.split_once('.'));
+        if let Some((stem, _)) = renewed
+            && let Err(error) = std::fs::rename(file, self.file(stem, number))
+        {
+            tracing::debug!(file = %file.display(), %error, "renewing a context mirror");
+        }
+    }
+
+    fn file(&self, stem: &str, number: u64) -> PathBuf {
+        self.dir.join(format!("{stem}.{number}.mirror"))
     }
 
     /// Remembers a mirror, in the place of the one that `key` had.
     pub(super) fn save(&self, key: &str, saved: &Saved) -> Result<(), BackendError> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let own = stem(key);
-        let file = self.dir.join(format!("{own}.{number}.mirror"));
+        let number = self.next.fetch_add(1, atomic::Ordering::Relaxed);
+        let own = stem(&saved.name, key);
+        let file = self.file(&own, number);
         let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
             let attempt = format!(
                 "recording the mirror of {} in {}",
@@ -174,12 +231,9 @@ impl Mirrors {
             .map_err(|e| failed(e.into()))?;
         let mut others = files(&self.dir);
         others.retain(|other| *other != file);
-        others.sort_by_key(|other| std::cmp::Reverse(number_of(other)));
+        others.sort_by_key(|other| Reverse(number_of(other)));
         for (place, other) in others.iter().enumerate() {
-            let replaced = other
-                .file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with(&own));
-            if replaced || place + 1 >= KEPT {
+            if begins_with(other, &own) || place + 1 >= KEPT {
                 remove(other);
             }
         }
@@ -187,8 +241,19 @@ impl Mirrors {
     }
 }
 
-fn stem(key: &str) -> String {
-    Digest::of(key).hex()
+/// What the files of all mirrors of a name begin with.
+fn name_stem(name: &str) -> String {
+    Digest::of(name).hex()[..16].to_owned() + "-"
+}
+
+/// What the files of the mirrors of a key begin with.
+fn stem(name: &str, key: &str) -> String {
+    name_stem(name) + &Digest::of(key).hex()
+}
+
+fn begins_with(file: &Path, stem: &str) -> bool {
+    let name = file.file_name();
+    name.is_some_and(|name| name.as_encoded_bytes().starts_with(stem.as_bytes()))
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -215,5 +280,70 @@ fn remove(file: &Path) {
         && error.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!(file = %file.display(), %error, "forgetting a context mirror");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(size: u64) -> Sent {
+        FileStat {
+            size,
+            ..FileStat::default()
+        }
+        .into()
+    }
+
+    #[test]
+    fn a_path_is_found_in_whatever_order_it_is_asked_for() {
+        let paths = ["a", "a/b", "a/b/c", "a-b", "a0", "é"];
+        assert!(paths.is_sorted_by(|one, other| in_order(one, other) == Ordering::Less));
+        let entries = (0..).map(sent).zip(paths);
+        let mut mirror = Mirror {
+            file: PathBuf::new(),
+            own: true,
+            snapshot: Snapshot::new(Vec::new()),
+            entries: entries
+                .map(|(sent, path)| (path.to_owned(), sent))
+                .collect(),
+            next: 0,
+        };
+        for at in [0, 1, 2, 3, 4, 5, 0, 4, 2, 3, 5, 5] {
+            let found = mirror.get(paths[at]).map(|sent| sent.size);
+            assert_eq!(found, Some(at as u64));
+            assert_eq!(mirror.get("a/bb"), None);
+        }
+    }
+
+    #[test]
+    fn mirrors_are_consulted_own_first_and_newest_first_and_only_of_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirrors = Mirrors::new(dir.path().to_owned());
+        let save = |name: &str, key: &str| {
+            let saved = Saved {
+                name: name.into(),
+                layers: Vec::new(),
+                entries: Vec::new(),
+            };
+            mirrors.save(key, &saved).unwrap();
+        };
+        save("context", "own");
+        save("context", "older");
+        save("context", "newer");
+        save("dockerfile", "own");
+        let keys = || -> Vec<String> {
+            let files = mirrors.to_consult("context", "own");
+            let key = |file: PathBuf| {
+                let of = |key| begins_with(&file, &stem("context", key));
+                let known = ["own", "older", "newer"].into_iter().find(|key| of(key));
+                known.unwrap_or("another").to_owned()
+            };
+            files.into_iter().map(key).collect()
+        };
+        assert_eq!(keys(), ["own", "newer", "older"]);
+        let older = mirrors.to_consult("context", "older").remove(0).unwrap();
+        mirrors.renew(&older);
+        assert_eq!(keys(), ["own", "older", "newer"]);
     }
 }

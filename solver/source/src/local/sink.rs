@@ -1,7 +1,7 @@
 //! Takes one transfer: decides which files must be sent, writes those into a new layer, and lands the whole as a layer of
 //! differences on the mirror that it is most like, or as a fresh layer that links what is there already.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,14 @@ use shipway_model::Failure;
 use shipway_tree::Owner;
 use shipway_tree::hash::{ArrivingSum, Sum};
 
-use super::mirror::{Mirror, Mirrors, Outcome, Saved, Sent};
+use super::mirror::{CONSULTED, Mirror, Mirrors, Outcome, Saved, Sent};
 
 /// Stacks deeper than this are written anew as one layer.
 const DEEPEST: usize = 12;
+/// A file of so many bytes may be worth reading a mirror of another context for.
+const LARGE: u64 = 1 << 20;
+/// And so many files that are not in the context's own mirror.
+const FEW: usize = 16;
 
 const GO_DIR: u32 = 1 << 31;
 const GO_SYMLINK: u32 = 1 << 27;
@@ -38,7 +42,11 @@ pub(super) struct MirrorSink {
     layers: Layers,
     /// Name of the client's directory, and key of its mirror.
     name: (String, String),
+    /// Mirrors that have been read, and files of those that may be: reading them takes time too.
     known: Vec<Mirror>,
+    unread: VecDeque<PathBuf>,
+    /// Files that no mirror has had.
+    missed: usize,
     entries: Vec<Entry>,
     building: Option<Building>,
     open: HashMap<u32, Open>,
@@ -57,8 +65,16 @@ struct Open {
 struct Entry {
     path: String,
     sent: Sent,
-    /// Index of the mirror that has the same file; `None` for what was or is to be written.
-    from: Option<usize>,
+    /// Which mirrors have the same.
+    same: [bool; CONSULTED],
+}
+
+impl Entry {
+    /// Index of a mirror that has the same file; `None` for what was or is to be written.
+    fn from(&self) -> Option<usize> {
+        let from = self.same.iter().position(|same| *same);
+        from.filter(|_| self.sent.is_regular())
+    }
 }
 
 impl Sent {
@@ -104,20 +120,49 @@ impl MirrorSink {
         mirrors: Arc<Mirrors>,
         layers: Layers,
         name: (String, String),
-        known: Vec<Mirror>,
         outcome: Outcome,
     ) -> Self {
-        Self {
+        let unread = mirrors.to_consult(&name.0, &name.1);
+        let mut sink = Self {
             mirrors,
             layers,
             name,
-            known,
+            known: Vec::new(),
+            unread,
+            missed: 0,
             entries: Vec::new(),
             building: None,
             open: HashMap::new(),
             sums: HashMap::new(),
             outcome,
+        };
+        sink.consult();
+        sink
+    }
+
+    /// Reads one more mirror; false where there is none.
+    fn consult(&mut self) -> bool {
+        while self.known.len() < CONSULTED
+            && let Some(file) = self.unread.pop_front()
+        {
+            let Some(mut mirror) = self.mirrors.open(&self.layers, file, &self.name) else {
+                continue;
+            };
+            let place = self.known.len();
+            for entry in &mut self.entries {
+                entry.same[place] = mirror.get(&entry.path) == Some(&entry.sent);
+            }
+            self.known.push(mirror);
+            return true;
         }
+        false
+    }
+
+    /// Whether a file that no mirror has that was read is worth reading another one.
+    fn is_worth_consulting(&mut self, size: u64) -> bool {
+        self.missed += 1;
+        let own = self.known.iter().any(|mirror| mirror.own);
+        !own || size >= LARGE || self.missed > FEW
     }
 
     fn root(&mut self) -> Result<PathBuf, BackendError> {
@@ -160,36 +205,38 @@ impl MirrorSink {
 
     /// The mirror that shows most of what was sent, where a layer of differences on it is worth while.
     fn base(&self) -> Option<usize> {
-        let mut same = vec![0_usize; self.known.len()];
-        for entry in &self.entries {
-            for (mirror, count) in self.known.iter().zip(&mut same) {
-                *count += usize::from(mirror.entries.get(&entry.path) == Some(&entry.sent));
-            }
-        }
-        let (best, &same) = same.iter().enumerate().max_by_key(|(_, same)| **same)?;
+        let count = |place: usize| self.entries.iter().filter(|e| e.same[place]).count();
+        let counts = (0..self.known.len()).map(|place| (place, count(place)));
+        // Of equals the first: the transfer's own.
+        let (best, same) = counts.rev().max_by_key(|(_, same)| *same)?;
         let mirror = &self.known[best];
-        let differ = self.entries.len() - same + mirror.entries.len().saturating_sub(same);
+        let differ = self.entries.len() - same + mirror.len().saturating_sub(same);
         let worth = same > 0 && differ <= self.entries.len() / 4 + 16;
         (worth && mirror.snapshot.layers().len() < DEEPEST).then_some(best)
     }
 
-    fn land(&mut self) -> Result<Snapshot, BackendError> {
+    /// The result, and the mirror that it is without a change.
+    fn land(&mut self) -> Result<(Snapshot, Option<usize>), BackendError> {
         match self.base() {
             Some(base) => self.land_on(base),
-            None => self.land_fresh(),
+            None => Ok((self.land_fresh()?, None)),
         }
     }
 
-    fn land_on(&mut self, base: usize) -> Result<Snapshot, BackendError> {
-        let sent: HashSet<&str> = self.entries.iter().map(|e| e.path.as_str()).collect();
-        let old = &self.known[base].entries;
-        let gone = topmost(old.keys().filter(|path| !sent.contains(path.as_str())));
+    fn land_on(&mut self, base: usize) -> Result<(Snapshot, Option<usize>), BackendError> {
         let changed: Vec<usize> = (0..self.entries.len())
-            .filter(|&i| old.get(&self.entries[i].path) != Some(&self.entries[i].sent))
+            .filter(|&i| !self.entries[i].same[base])
             .collect();
+        let old = &self.known[base];
+        let gone = if changed.is_empty() && old.len() == self.entries.len() {
+            Vec::new()
+        } else {
+            let sent: HashSet<&str> = self.entries.iter().map(|e| e.path.as_str()).collect();
+            topmost(old.paths().filter(|path| !sent.contains(path)))
+        };
         let below = self.known[base].snapshot.clone();
         if gone.is_empty() && changed.is_empty() && self.building.is_none() {
-            return Ok(below);
+            return Ok((below, Some(base)));
         }
         for &index in &changed {
             self.place(index)?;
@@ -201,7 +248,7 @@ impl MirrorSink {
             whiteout.map_err(|e| failed("removing", path, e))?;
         }
         self.settle_directories()?;
-        Ok(below.with(self.finish()?))
+        Ok((below.with(self.finish()?), None))
     }
 
     fn land_fresh(&mut self) -> Result<Snapshot, BackendError> {
@@ -229,8 +276,8 @@ impl MirrorSink {
 
     /// Puts an entry into the new layer, unless it was written when its data came.
     fn place(&mut self, index: usize) -> Result<(), BackendError> {
-        let Entry { path, sent, from } = &self.entries[index];
-        let (path, sent, from) = (path.clone(), sent.clone(), *from);
+        let entry = &self.entries[index];
+        let (path, sent, from) = (entry.path.clone(), entry.sent.clone(), entry.from());
         let file = self.make_parents(&path)?;
         if sent.is_dir() {
             return match std::fs::create_dir(&file) {
@@ -282,7 +329,7 @@ impl MirrorSink {
                 .entries
                 .iter()
                 .find(|e| e.path == first)
-                .and_then(|e| e.from);
+                .and_then(Entry::from);
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
             let mirror = from.ok_or_else(|| failed("linking", path, missing))?;
             return self.link_from(mirror, first, file);
@@ -310,15 +357,21 @@ impl SyncSink for MirrorSink {
     fn entry(&mut self, _index: u32, stat: FileStat) -> Result<bool, BackendError> {
         let path = stat.path.clone();
         let sent = Sent::from(stat);
-        let data = sent.is_regular() && sent.link_name.is_empty();
-        let has = |mirror: &Mirror| mirror.entries.get(&path) == Some(&sent);
-        let from = if sent.is_regular() {
-            self.known.iter().position(has)
-        } else {
-            None
+        let size = sent.size;
+        let mut same = [false; CONSULTED];
+        for (mirror, same) in self.known.iter_mut().zip(&mut same) {
+            *same = mirror.get(&path) == Some(&sent);
+        }
+        self.entries.push(Entry { path, sent, same });
+        let last = self.entries.len() - 1;
+        let is_missing = |sink: &Self| {
+            let entry = &sink.entries[last];
+            entry.sent.is_regular() && entry.from().is_none()
         };
-        self.entries.push(Entry { path, sent, from });
-        Ok(data && from.is_none())
+        if is_missing(self) && self.is_worth_consulting(size) {
+            while is_missing(self) && self.consult() {}
+        }
+        Ok(is_missing(self) && self.entries[last].sent.link_name.is_empty())
     }
 
     fn data(&mut self, index: u32, data: &[u8]) -> Result<(), BackendError> {
@@ -339,7 +392,12 @@ impl SyncSink for MirrorSink {
     }
 
     fn end(&mut self) -> Result<(), BackendError> {
-        let snapshot = self.land()?;
+        let (snapshot, unchanged) = self.land()?;
+        if let Some(own) = unchanged.filter(|&base| self.known[base].own) {
+            self.mirrors.renew(&self.known[own].file);
+            *self.outcome.lock() = Some(snapshot);
+            return Ok(());
+        }
         let saved = Saved {
             name: self.name.0.clone(),
             layers: snapshot.ids().collect(),
@@ -355,8 +413,8 @@ impl SyncSink for MirrorSink {
 }
 
 /// Paths of which no parent is among them.
-fn topmost<'a>(paths: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let all: BTreeSet<&str> = paths.map(String::as_str).collect();
+fn topmost<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let all: BTreeSet<&str> = paths.collect();
     let covered = |path: &str| {
         let parents = path
             .char_indices()
