@@ -150,7 +150,7 @@ async fn make(
         ));
     };
     let (sink, mut chunks) = mpsc::channel(4);
-    let made = tokio::task::spawn_blocking(move || archive(fs, lower, options, sink));
+    let made = tokio::task::spawn_blocking(move || archive(fs, lower, options, &sink));
     while let Some(chunk) = chunks.recv().await {
         writer.append(chunk).await?;
     }
@@ -169,7 +169,7 @@ fn archive(
     fs: PathBuf,
     lower: Vec<PathBuf>,
     options: BlobOptions,
-    sink: mpsc::Sender<Bytes>,
+    to: &mpsc::Sender<Bytes>,
 ) -> shipway_tree::Result<shipway_tree::Compressed> {
     let upper = shipway_tree::Layer::open(fs)?;
     let lower = shipway_tree::Stack::open(lower)?;
@@ -179,7 +179,7 @@ fn archive(
     let how = shipway_tree::archive::Options { latest };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-    let sink = |bytes| sink.blocking_send(bytes).map_err(gone);
+    let sink = |bytes| to.blocking_send(bytes).map_err(gone);
     shipway_tree::compress(sink, options.codec(), threads, |feed| {
         shipway_tree::write_layer(&upper, &lower, how, feed)
     })

@@ -84,6 +84,24 @@ pub(super) struct Mirror {
 }
 
 impl Mirror {
+    /// Reads the mirror in a file for a transfer of the directory `name` with `key`; `None` for one that is of no more use.
+    pub(super) fn open(layers: &Layers, file: PathBuf, (name, key): (&str, &str)) -> Option<Self> {
+        let saved = read(&file)?;
+        let opened: Result<Vec<Layer>, _> =
+            saved.layers.iter().map(|&id| layers.open(id)).collect();
+        let Ok(stack) = opened else {
+            remove(&file);
+            return None;
+        };
+        Some(Self {
+            own: begins_with(&file, &stem(name, key)),
+            file,
+            snapshot: Snapshot::new(stack),
+            entries: saved.entries,
+            next: 0,
+        })
+    }
+
     /// What a path was sent as. Fastest for one path after the other in the order of a transfer.
     pub(super) fn get(&mut self, path: &str) -> Option<&Sent> {
         let expected = self.entries.get(self.next);
@@ -170,29 +188,6 @@ impl Mirrors {
         files.retain(|file| begins_with(file, &of_name));
         files.sort_by_key(|file| Reverse((begins_with(file, &own), number_of(file))));
         files.into()
-    }
-
-    /// Reads a mirror; `None` for one that is of no more use.
-    pub(super) fn open(
-        &self,
-        layers: &Layers,
-        file: PathBuf,
-        key: &(String, String),
-    ) -> Option<Mirror> {
-        let saved = read(&file)?;
-        let opened: Result<Vec<Layer>, _> =
-            saved.layers.iter().map(|&id| layers.open(id)).collect();
-        let Ok(stack) = opened else {
-            remove(&file);
-            return None;
-        };
-        Some(Mirror {
-            own: begins_with(&file, &stem(&key.0, &key.1)),
-            file,
-            snapshot: Snapshot::new(stack),
-            entries: saved.entries,
-            next: 0,
-        })
     }
 
     /// Makes a mirror that a transfer has found to be as it was the latest.

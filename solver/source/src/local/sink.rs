@@ -145,7 +145,8 @@ impl MirrorSink {
         while self.known.len() < CONSULTED
             && let Some(file) = self.unread.pop_front()
         {
-            let Some(mut mirror) = self.mirrors.open(&self.layers, file, &self.name) else {
+            let (name, key) = &self.name;
+            let Some(mut mirror) = Mirror::open(&self.layers, file, (name, key)) else {
                 continue;
             };
             let place = self.known.len();
