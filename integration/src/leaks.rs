@@ -41,6 +41,9 @@ impl fmt::Display for Thing {
     }
 }
 
+/// What the references of BuildKit's own history begin with.
+const BUILDKIT_RECORD: &str = "history-ref_";
+
 /// Collections and exits run behind a build's end.
 const SETTLE: Duration = Duration::from_secs(25);
 
@@ -81,6 +84,8 @@ impl Census {
             let ingests = containerd.run_ctr(&namespace, &["content", "active"])?;
             let ingests = ingests.stdout;
             let ingests = ingests.lines().skip(1).filter(|line| !line.is_empty());
+            // BuildKit's daemon leaves the record of a build behind that it was writing when it was told to stop.
+            let ingests = ingests.filter(|line| !line.starts_with(BUILDKIT_RECORD));
             things.extend(ingests.map(|line| Thing::new("upload", &namespace, line)));
         }
         things.extend(files(dir));
