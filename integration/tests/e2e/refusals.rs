@@ -1,6 +1,7 @@
 //! What a build is not allowed to do to its host: write outside its root, fill the disk for good.
 
 use std::{
+    cell::RefCell,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use shipway_integration::{
-    Result, base_image,
+    Error, Result, base_image,
     builder::Options,
     command::{fail, finish},
     machine::Wanted,
@@ -18,7 +19,7 @@ use shipway_integration::{
 };
 use tar::{Builder, EntryType, Header};
 
-use crate::support::{build, build_image, chain, ensure, kind, on_stand, wanted};
+use crate::support::{build, build_image, chain, ensure, kind, on_stand, wanted, with_log};
 
 /// An archive with one entry that means harm.
 fn hostile(kind: EntryType, name: &str, link: &str) -> Vec<u8> {
@@ -192,7 +193,14 @@ fn on_small_disk(dir: &Path) -> Result<()> {
         said.clone()
     })?;
     // What the failed step wrote goes behind its end.
-    let fits = || Ok(finish(&mut build_image(&stand, &small)?)?.success);
-    wait_until("building again", Duration::from_secs(30), fits)?;
+    let said = RefCell::default();
+    let fits = || {
+        let done = finish(&mut build_image(&stand, &small)?)?;
+        said.replace(done.stderr);
+        Ok(done.success)
+    };
+    wait_until("building again", Duration::from_secs(30), fits)
+        .map_err(|late| Error::Unexpected(format!("{}\n{}", chain(&late), said.take())))
+        .map_err(|late| with_log(&late, &stand))?;
     stand.end()
 }

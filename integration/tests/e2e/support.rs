@@ -59,7 +59,8 @@ pub(crate) fn on_stand_with(options: Options, body: impl FnOnce(&mut Stand) -> R
     }
 }
 
-fn with_log(error: &Error, stand: &Stand) -> Error {
+/// An error with what the daemon said last.
+pub(crate) fn with_log(error: &Error, stand: &Stand) -> Error {
     let log = stand.builder.daemon().log_tail();
     Error::Unexpected(format!("{}\nthe daemon's log ends:\n{log}", chain(error)))
 }

@@ -59,6 +59,8 @@ pub(crate) struct Soft {
     pub misses: Option<BTreeSet<String>>,
     /// Layers whose commit was undone by a failed write: their directories are still there.
     lost: Vec<LayerId>,
+    /// The first of those that nobody has been told of.
+    undone: Option<LayerId>,
     next_id: u64,
     /// Ids below this one are reserved durably.
     reserved_ids: u64,
@@ -195,12 +197,33 @@ impl Core {
         self.transact(|_| Ok(((), Vec::new())))
     }
 
-    /// Layers whose commit was undone since this was last asked, and why.
-    pub(crate) fn take_lost(&self) -> Option<(Vec<LayerId>, Error)> {
+    /// Why commits were undone since this was last asked; `None` where none was.
+    pub(crate) fn take_undone(&self) -> Option<Error> {
         let mut inner = self.lock();
-        let lost = mem::take(&mut inner.soft.lost);
-        let first = *lost.first()?;
-        Some((lost, inner.explain(Error::NoLayer(first))))
+        let undone = inner.soft.undone.take()?;
+        Some(inner.explain(Error::NoLayer(undone)))
+    }
+
+    /// Deletes the directories of layers whose commit was undone. At once, whoever's write it was: the disk may be full.
+    pub(crate) fn delete_lost(&self) {
+        let lost = mem::take(&mut self.lock().soft.lost);
+        if lost.is_empty() {
+            return;
+        }
+        for id in lost {
+            self.trash(id);
+        }
+        if let Err(error) = self.layout.empty_trash(|| true) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "deleting layers that could not be committed");
+        }
+    }
+
+    /// Moves a layer that no record names to the trash. What fails here is found by the next start.
+    pub(crate) fn trash(&self, id: LayerId) {
+        if let Err(e) = self.layout.trash_layer(id) {
+            tracing::warn!(layer = %id, error = %e, "leaving a layer's directory to the next start");
+        }
     }
 
     fn decide<T>(
@@ -209,7 +232,7 @@ impl Core {
     ) -> Result<(T, MutexGuard<'_, Inner>)> {
         let mut inner = self.lock();
         if inner.queue.disk == Disk::Stale {
-            inner.state = self.journal.load()?;
+            self.reload(&mut inner)?;
             inner.queue.disk = Disk::Idle;
         }
         let (value, changes) = decide(&mut inner)?;
@@ -235,7 +258,13 @@ impl Core {
                 inner.queue.settled_ticket = upto;
                 inner.soft.reserved_ids = reserved_ids;
             }
-            Err(error) => self.roll_back(&mut inner, error),
+            Err(error) => {
+                self.roll_back(&mut inner, error);
+                self.settled.notify_all();
+                drop(inner);
+                self.delete_lost();
+                return self.lock();
+            }
         }
         self.settled.notify_all();
         inner
@@ -258,18 +287,20 @@ impl Core {
             .failures
             .insert(0, (queue.settled_ticket + 1..=queue.last_ticket, error));
         queue.settled_ticket = queue.last_ticket;
-        match self.journal.load() {
-            Ok(state) => {
-                let before = mem::replace(&mut inner.state, state);
-                let now = &inner.state.layers;
-                let lost = before.layers.keys().filter(|id| !now.contains_key(id));
-                inner
-                    .soft
-                    .lost
-                    .extend(lost.filter(|id| !inner.soft.open.contains(id)));
-            }
-            Err(_) => queue.disk = Disk::Stale,
+        if self.reload(inner).is_err() {
+            inner.queue.disk = Disk::Stale;
         }
+    }
+
+    /// Brings memory back to what the disk says, and notes which layers are no more.
+    fn reload(&self, inner: &mut Inner) -> Result<()> {
+        let before = mem::replace(&mut inner.state, self.journal.load()?);
+        let now = &inner.state.layers;
+        let soft = &mut inner.soft;
+        let lost = before.layers.keys().filter(|id| !now.contains_key(id));
+        soft.lost.extend(lost.filter(|id| !soft.open.contains(id)));
+        soft.undone = soft.undone.or(soft.lost.first().copied());
+        Ok(())
     }
 
     /// A fresh id. Writes nothing, and waits for nothing, as long as other changes renew the reservation in time.
@@ -369,10 +400,31 @@ mod tests {
         assert!(matches!(core.flush(), Err(Error::Metadata(_))));
         core.journal.failing.store(false, Ordering::Relaxed);
         assert!(!core.lock().state.layers.contains_key(&lost));
-        let (told, why) = core.take_lost().unwrap();
-        assert_eq!(told, [lost]);
+        let why = core.take_undone().unwrap();
         assert!(matches!(why, Error::Metadata(_)), "{why}");
-        assert!(core.take_lost().is_none());
+        assert!(core.take_undone().is_none());
+    }
+
+    #[test]
+    fn a_commit_that_anyone_s_write_undoes_gives_its_space_back_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let core = open(dir.path());
+        let made = || {
+            let id = core.allocate().unwrap();
+            core.layout.make_layer(id, None).unwrap();
+            id
+        };
+        let (unfinished, committed) = (made(), made());
+        core.lock().soft.open.insert(unfinished);
+        let record = LayerRecord::new(None, SystemTime::UNIX_EPOCH);
+        let put = vec![Change::PutLayer(committed, record)];
+        core.transact_later(|_| Ok(((), put))).unwrap();
+        core.journal.failing.store(true, Ordering::Relaxed);
+        let of_another = vec![Change::Own("another".into(), committed)];
+        assert!(core.transact(|_| Ok(((), of_another))).is_err());
+        let present: BTreeSet<LayerId> = core.layout.present().unwrap().into_iter().collect();
+        assert_eq!(present, [unfinished].into());
+        assert!(core.take_undone().is_some());
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl LayerStore {
             Ok((id, changes))
         });
         if !matches!(adopted, Ok(used) if used == id) {
-            self.trash(id);
+            self.core.trash(id);
         }
         adopted
     }

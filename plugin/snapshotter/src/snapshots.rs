@@ -122,7 +122,7 @@ impl LayerStore {
                 })
             });
         if let Err(e) = created {
-            self.trash(id);
+            self.core.trash(id);
             return Err(e);
         }
         Ok(self.compose(Some(id), &lower))

@@ -95,7 +95,7 @@ impl LayerStore {
         self.core.lock().soft.open.insert(id);
         if let Err(e) = self.core.layout.make_layer(id, like.as_deref()) {
             self.core.lock().soft.open.remove(&id);
-            self.trash(id);
+            self.core.trash(id);
             return Err(e);
         }
         Ok(NewLayer {
@@ -138,14 +138,8 @@ impl LayerStore {
     /// Makes every commit so far durable. Those that cannot be are undone, and their layers thrown away.
     pub fn flush(&self) -> Result<()> {
         let flushed = self.core.flush();
-        let Some((lost, why)) = self.core.take_lost() else {
-            return flushed;
-        };
-        for id in lost {
-            self.trash(id);
-        }
-        self.worker.send(Job::EmptyTrash);
-        Err(why)
+        self.core.delete_lost();
+        self.core.take_undone().map_or(flushed, Err)
     }
 
     /// Throws an open layer away.
@@ -306,7 +300,7 @@ impl LayerStore {
             Ok((collected, changes))
         })?;
         for id in &collected.layers {
-            self.trash(*id);
+            self.core.trash(*id);
         }
         if !collected.layers.is_empty() {
             self.worker.send(Job::EmptyTrash);
@@ -317,13 +311,6 @@ impl LayerStore {
     /// Deletes what is in the trash, now.
     pub fn empty_trash(&self) -> Result<()> {
         self.core.layout.empty_trash(|| true)
-    }
-
-    /// Moves a layer that no record names to the trash. What fails here is found by the next start.
-    pub(crate) fn trash(&self, id: LayerId) {
-        if let Err(e) = self.core.layout.trash_layer(id) {
-            tracing::warn!(layer = %id, error = %e, "leaving a layer's directory to the next start");
-        }
     }
 
     pub(crate) fn settle_later(&self, id: LayerId) {
