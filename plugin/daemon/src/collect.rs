@@ -1,5 +1,5 @@
 //! The collector: looks at what the cache takes from time to time, and prunes what the configured policies do not keep, while
-//! no build runs. What a policy means in bytes is decided by a pure function.
+//! no build runs; forgets old records; returns memory after builds. What a policy means in bytes is a pure function.
 
 use std::path::PathBuf;
 use std::sync::Arc;
