@@ -1,4 +1,4 @@
-//! Blobs of one namespace: what is known of them, reading, labels. Writing is in `upload`.
+//! Blobs of one namespace: what is known of them, reading, labels. Writing is in `upload` and `gather`.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 
 use crate::connection::repeat;
 use crate::error::failed;
+use crate::gather::Gathered;
 use crate::scope::Scope;
 
 impl Scope {
@@ -71,6 +72,10 @@ impl Blobs for Scope {
         expected: Option<(Digest, u64)>,
         labels: BTreeMap<String, String>,
     ) -> Result<BlobSlot, BackendError> {
+        if expected.is_none() {
+            let blob = Gathered::new(self.clone(), lease.clone(), name, labels);
+            return Ok(BlobSlot::Write(Box::new(blob)));
+        }
         self.upload(lease, name, expected, labels).await
     }
 

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -62,6 +63,8 @@ pub(crate) struct Connection {
     pub(crate) open_builds: Mutex<HashSet<String>>,
     /// Where containerd keeps blobs, once it has been asked.
     pub(crate) content_root: OnceCell<Option<PathBuf>>,
+    /// Blobs may be placed there; false once containerd did not find one.
+    pub(crate) places_blobs: AtomicBool,
     /// What ends in the background: leases, aborted uploads, deleted steps.
     pub(crate) background: TaskTracker,
 }
@@ -86,6 +89,7 @@ impl Connection {
             process,
             open_builds: Mutex::default(),
             content_root: OnceCell::new(),
+            places_blobs: AtomicBool::new(true),
             background: TaskTracker::new(),
         }
     }

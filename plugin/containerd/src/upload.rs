@@ -20,7 +20,7 @@ use crate::scope::Scope;
 use crate::writeback::{self, PIECE};
 
 /// Largest message: containerd takes these fastest.
-const MESSAGE: usize = 1 << 20;
+pub(crate) const MESSAGE: usize = 1 << 20;
 /// Messages under way; more would only fill memory.
 const UNDER_WAY: usize = 4;
 

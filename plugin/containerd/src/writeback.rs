@@ -18,7 +18,7 @@ pub(crate) const PIECE: u64 = 64 << 20;
 
 impl Connection {
     /// The directory of containerd's content store, as containerd says; `None` where it says nothing.
-    async fn content_root(&self) -> Option<&Path> {
+    pub(crate) async fn content_root(&self) -> Option<&Path> {
         let root = self.content_root.get_or_init(|| async {
             let request = PluginsRequest {
                 filters: vec!["type==io.containerd.content.v1".to_owned()],

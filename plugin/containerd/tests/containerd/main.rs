@@ -38,6 +38,17 @@ async fn it_passes_the_suites() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn blobs_are_uploaded_where_namespaces_share_none() {
+    let mut stand = Stand::configured(
+        "[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n",
+    );
+    let host = stand.connect("it").await;
+    suite::blobs::all(&host.namespace("one"), &host.namespace("other")).await;
+    host.drain().await;
+    stand.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn steps_pass_the_suite() {
     let mut stand = Stand::start();
     let host = stand.connect("it").await;

@@ -17,6 +17,11 @@ pub(crate) struct Stand {
 
 impl Stand {
     pub(crate) fn start() -> Self {
+        Self::configured("")
+    }
+
+    /// With more of containerd's configuration.
+    pub(crate) fn configured(more: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("shipway-")
             .tempdir_in("/run")
@@ -24,7 +29,7 @@ impl Stand {
         let config = format!(
             "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = \"{0}/sock\"\n[debug]\naddress = \"{0}/debug\"\nlevel = \"warn\"\n",
+             [grpc]\naddress = \"{0}/sock\"\n[debug]\naddress = \"{0}/debug\"\nlevel = \"warn\"\n{more}",
             dir.path().display()
         );
         fs::write(dir.path().join("config.toml"), config).unwrap();

@@ -15,6 +15,7 @@ const TTL: Duration = Duration::from_mins(10);
 pub async fn all(one: &Namespace, other: &Namespace) {
     a_committed_blob_is_read_from_any_offset(one).await;
     a_blob_of_unknown_digest_is_named_at_its_end(one).await;
+    so_is_a_large_one(one, other).await;
     what_was_announced_and_is_there_is_not_written(one).await;
     another_namespaces_blob_is_shared_but_not_seen(one, other).await;
     a_lie_is_refused_and_leaves_nothing(one).await;
@@ -82,6 +83,39 @@ async fn a_blob_of_unknown_digest_is_named_at_its_end(ns: &Namespace) {
     let mut again = self::writer(ns, &lease, None).await;
     again.append(data.into()).await.unwrap();
     again.commit(digest, 70_001).await.unwrap();
+}
+
+async fn so_is_a_large_one(one: &Namespace, other: &Namespace) {
+    let data = bytes(3_500_001);
+    let size = data.len() as u64;
+    let digest = Digest::of(&data);
+    for (ns, claimed) in [
+        (one, (Digest::of(b"told"), size)),
+        (one, (digest, size - 1)),
+        (one, (digest, size)),
+        (one, (digest, size)),
+        (other, (digest, size)),
+    ] {
+        let lease = lease(ns).await;
+        let mut writer = writer(ns, &lease, None).await;
+        for piece in data.chunks(300_000) {
+            writer.append(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        let committed = writer.commit(claimed.0, claimed.1).await;
+        if claimed != (digest, size) {
+            assert_eq!(committed.unwrap_err().kind, ErrorKind::Corrupt);
+            assert_eq!(ns.blobs.info(&claimed.0).await.unwrap(), None);
+            continue;
+        }
+        committed.unwrap();
+        let info = ns.blobs.info(&digest).await.unwrap().unwrap();
+        assert_eq!((info.size, &*info.labels["suite"]), (size, "new"));
+        let read = ns.blobs.open(&digest, 1).await.unwrap();
+        assert!(collect(read).await.unwrap() == data[1..]);
+    }
+    one.blobs.delete(&digest).await.unwrap();
+    let read = other.blobs.open(&digest, 0).await.unwrap();
+    assert!(collect(read).await.unwrap() == data);
 }
 
 async fn what_was_announced_and_is_there_is_not_written(ns: &Namespace) {
