@@ -3,6 +3,7 @@
 //! destination). Digests are checked while the bytes pass. It never writes outside the upper.
 
 mod ahead;
+mod contents;
 mod layer;
 mod member;
 mod place;

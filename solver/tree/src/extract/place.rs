@@ -2,12 +2,13 @@
 //! the way, and gives directories their times at the end. What a name may be is the policy's.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs;
 
+use super::contents::Contents;
 use super::layer::{self, Marker};
 use super::member::{Member, What};
 use crate::compose::{Composer, NewDir, Place};
@@ -15,8 +16,6 @@ use crate::error::{Context, Error, Result};
 use crate::stack::{Last, MergedDir};
 use crate::stat::{Kind, Owner, Time, set_mtime};
 use crate::transfer::{self, Attributes, Linked};
-
-const BUFFER: usize = 128 << 10;
 
 /// How names are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +36,7 @@ pub(crate) struct Unpacker<'a> {
     parents: HashMap<PathBuf, MergedDir>,
     /// Times that directories get when all is in place.
     times: HashMap<PathBuf, Time>,
-    buffer: Vec<u8>,
+    contents: Contents,
 }
 
 impl<'a> Unpacker<'a> {
@@ -51,7 +50,7 @@ impl<'a> Unpacker<'a> {
             owner: None,
             parents: HashMap::new(),
             times: HashMap::new(),
-            buffer: vec![0; BUFFER],
+            contents: Contents::default(),
         }
     }
 
@@ -196,10 +195,9 @@ impl<'a> Unpacker<'a> {
     ) -> Result<()> {
         let attributes = self.attributes(member);
         if kind == Kind::File {
-            let mut file = self.create(target, |upper, rel| transfer::create_file(upper, rel))?;
-            let buffer = &mut self.buffer;
-            write_contents(member, contents, &mut file, buffer, &target.rel)?;
-            return transfer::set_file_attributes(&file, &target.rel, &attributes, &member.xattrs);
+            let file = self.create(target, |upper, rel| transfer::create_file(upper, rel))?;
+            let rel = &target.rel;
+            return self.contents.fill(file, rel, member, attributes, contents);
         }
         self.create(target, |upper, rel| match kind {
             Kind::Symlink => fs::symlinkat(&member.link[..], upper, rel).on("symlink", rel),
@@ -273,8 +271,9 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    /// Sets the times of directories, which adding entries to them has changed.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Waits for what files hold, and sets the times of directories, which adding entries to them has changed.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.contents.end()?;
         for (rel, mtime) in self.times {
             match set_mtime(&**self.to.upper(), crate::layer::dot(&rel), mtime) {
                 Err(e) if e.is_not_found() => {}
@@ -289,26 +288,4 @@ impl<'a> Unpacker<'a> {
 struct Target<'a> {
     parent: &'a MergedDir,
     rel: PathBuf,
-}
-
-fn write_contents(
-    member: &Member,
-    from: &mut impl Read,
-    to: &mut impl Write,
-    buffer: &mut [u8],
-    rel: &Path,
-) -> Result<()> {
-    let mut size = 0;
-    loop {
-        let got = from.read(buffer).map_err(Error::Archive)?;
-        if got == 0 {
-            break;
-        }
-        to.write_all(&buffer[..got]).on("write", rel)?;
-        size += got as u64;
-    }
-    if size == member.size {
-        return Ok(());
-    }
-    Err(member.error(format!("{size} bytes where {} were announced", member.size)))
 }
