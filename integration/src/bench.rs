@@ -22,9 +22,11 @@ use crate::{
     scenarios::{SCENARIOS, Scenario},
 };
 
-/// For how long a disk at rest does next to nothing. An ext4 without a journal takes five seconds to give out the inode of a deleted
-/// file without a second look.
+/// For how long a disk at rest does next to nothing.
 const REST: Duration = Duration::from_secs(6);
+/// The same where an ext4 has no journal: for a minute it passes over the inodes of deleted files, each time that it looks for a
+/// free one, and creating files after a great deletion takes many times as long (`recently_deleted` of Linux's ext4).
+const REST_OF_INODES: Duration = Duration::from_secs(61);
 /// How often it is looked at, and what it may do meanwhile: a machine has other users.
 const LOOK: Duration = Duration::from_millis(200);
 const LOOK_OPERATIONS: u64 = 20;
@@ -236,8 +238,19 @@ fn namespace(kind: Kind) -> &'static str {
 /// Waits until the disks do next to nothing: what was pruned is deleted in the background.
 fn rest() -> Result<()> {
     let table = Path::new("/proc/diskstats");
+    let names = |dir: &str| -> Vec<String> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    };
+    let rest = if has_journals(&names("/proc/fs/ext4"), &names("/proc/fs/jbd2")) {
+        REST
+    } else {
+        REST_OF_INODES
+    };
     let (began, mut since, mut before) = (Instant::now(), Instant::now(), 0);
-    while since.elapsed() < REST && began.elapsed() < PATIENCE {
+    while since.elapsed() < rest && began.elapsed() < PATIENCE {
         let now = operations(&fs::read_to_string(table).on_file("reading", table)?);
         if now.saturating_sub(before) > LOOK_OPERATIONS {
             since = Instant::now();
@@ -246,6 +259,17 @@ fn rest() -> Result<()> {
         std::thread::sleep(LOOK);
     }
     Ok(())
+}
+
+/// Whether each mounted ext4 has a journal, by the names that the kernel shows of both: a journal's is that of its device
+/// and an inode.
+fn has_journals(devices: &[String], journals: &[String]) -> bool {
+    devices.iter().all(|device| {
+        let of = |journal: &String| journal.rsplit_once('-').map(|(of, _)| of.to_owned());
+        journals
+            .iter()
+            .any(|journal| of(journal).as_ref() == Some(device))
+    })
 }
 
 /// Reads, writes and discards that the disks of a `/proc/diskstats` have completed.
@@ -317,6 +341,18 @@ mod tests {
     fn what_a_disk_has_done_is_counted() {
         let table = "   7  0 loop0 1 2 3 4 50 6 7 8 9 10 11 600 13 14 15 16 17\n 254  0 vda 2 0 0 0 3 0 0 0 0 0 0\n";
         assert_eq!(operations(table), 1 + 50 + 600 + 2 + 3);
+    }
+
+    #[test]
+    fn a_filesystem_without_a_journal_is_found() {
+        let (sda, sdb) = ("sda".to_owned(), "sdb1".to_owned());
+        let journal = "sda-8".to_owned();
+        assert!(has_journals(&[], &[]));
+        assert!(has_journals(
+            std::slice::from_ref(&sda),
+            std::slice::from_ref(&journal)
+        ));
+        assert!(!has_journals(&[sda, sdb], &[journal]));
     }
 
     #[test]
