@@ -47,6 +47,11 @@ impl Fixture {
                 "--addr=unix://{}",
                 dir.path().join("sock").display()
             ))
+            // Two that start at once would both want the one that is usual.
+            .arg(format!(
+                "--otel-socket-path={}",
+                dir.path().join("otel").display()
+            ))
             .stderr(log)
             .spawn()
             .expect("buildkitd is in PATH");
