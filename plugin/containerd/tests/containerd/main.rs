@@ -38,6 +38,31 @@ async fn it_passes_the_suites() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_large_blob_is_no_upload_where_the_store_is_in_reach() {
+    let mut stand = Stand::start();
+    let host = stand.connect("it").await;
+    let blobs = host.namespace("one").blobs;
+    let lease = host.namespace("one").leases;
+    let lease = lease.create(Duration::from_mins(1)).await.unwrap();
+    // The first blob makes the store's directory.
+    for data in [vec![1; 10], vec![2; 3 << 20]] {
+        let slot = blobs.write(&lease, "x", None, BTreeMap::new()).await;
+        let shipway_backend::BlobSlot::Write(mut writer) = slot.unwrap() else {
+            panic!("a blob is there that nobody wrote");
+        };
+        let (digest, size) = (Digest::of(&data), data.len() as u64);
+        writer.append(data.into()).await.unwrap();
+        let active = stand.ctr(&["-n", "one", "content", "active"]).await;
+        assert_eq!(active.lines().count(), 1, "{active}");
+        writer.commit(digest, size).await.unwrap();
+        assert_eq!(blobs.info(&digest).await.unwrap().unwrap().size, size);
+    }
+    drop(lease);
+    host.drain().await;
+    stand.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn blobs_are_uploaded_where_namespaces_share_none() {
     let mut stand = Stand::configured(
         "[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n",
