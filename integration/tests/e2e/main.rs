@@ -6,6 +6,7 @@ mod bad_dockerfiles;
 mod bad_registries;
 mod cache;
 mod clients;
+mod contexts;
 mod debugging;
 mod devices;
 mod exporters;

@@ -13,6 +13,7 @@ mod files;
 mod gofs;
 mod health;
 mod hub;
+mod lists;
 mod metadata;
 mod policy;
 mod receive;

@@ -1,5 +1,6 @@
 //! What a build asks of its client while it runs. A service that a client does not offer answers with kind Unsupported.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +63,17 @@ pub struct SyncRequest {
     pub exclude: Vec<String>,
     /// Only these paths, and what their symbolic links lead to; empty for all.
     pub follow: Vec<String>,
+    /// Directories that may be listed beside the rest, those of each group by a call of their own. All below them that
+    /// `exclude` leaves must be wanted. They change nothing of what is received but this: of a hard link between two
+    /// groups, both names arrive as files.
+    pub beside: Vec<Vec<String>>,
+}
+
+/// The order of a transfer's paths: by components, each by its bytes.
+#[must_use]
+pub fn in_transfer_order(one: &str, other: &str) -> Ordering {
+    let key = |byte: u8| if byte == b'/' { 0 } else { byte };
+    one.bytes().map(key).cmp(other.bytes().map(key))
 }
 
 /// One entry of a client's directory, as sent. Paths are relative, `/`-separated, without `.` or `..` components.

@@ -1,6 +1,7 @@
 //! The `local` source: a directory of the client, mirrored in layers. Its key is never the same twice; what is built from
 //! it is found by content.
 
+mod beside;
 mod mirror;
 mod sink;
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use shipway_backend::session::{Session, SyncRequest};
+use shipway_backend::session::{Session, SyncRequest, Transferred};
 use shipway_engine::{CacheMap, OpContext, Operation, VertexInfo};
 use shipway_layers::{Report, Snapshot};
 use shipway_model::failure::FailureKind;
@@ -18,6 +19,7 @@ use shipway_model::{Digest, Failure};
 use crate::Env;
 use crate::env::{SESSION_PATIENCE, VertexReport};
 
+use mirror::Landing;
 pub use mirror::Mirrors;
 
 /// A client's directory as a source.
@@ -70,6 +72,7 @@ impl LocalSource {
                 include: list("local.includepattern")?,
                 exclude: list("local.excludepatterns")?,
                 follow: list("local.followpaths")?,
+                beside: Vec::new(),
             },
             key_hint: attrs
                 .get("local.sharedkeyhint")
@@ -97,31 +100,59 @@ impl LocalSource {
             self.key_hint,
             session.shared_key()
         );
-        let (sink, outcome) = self
-            .mirrors
-            .sink(&self.env.layers, &self.request.name, &key);
         let report = Arc::new(VertexReport(ctx.progress_handle()));
         let id = format!("transferring {}:", self.request.name);
         let bytes = Arc::new(AtomicU64::new(0));
         report.part(&id, "transferring", 0, 0, false);
         let progress = {
             let (report, id, bytes) = (Arc::clone(&report), id.clone(), Arc::clone(&bytes));
-            Arc::new(move |done: u64| {
+            let told: Transferred = Arc::new(move |done: u64| {
                 bytes.store(done, Ordering::Relaxed);
                 report.part(&id, "transferring", done, 0, false);
-            })
+            });
+            told
         };
-        let files = session.files();
-        let received = files.receive(self.request.clone(), Box::new(sink), progress);
-        tokio::select! {
-            sink = received => drop(sink?),
+        let attempts = async {
+            let landed = self
+                .receive(&*session, &key, true, progress.clone())
+                .await?;
+            match landed {
+                Landing::Unsure => self.receive(&*session, &key, false, progress).await,
+                sure @ Landing::As(_) => Ok(sure),
+            }
+        };
+        let landed = tokio::select! {
+            landed = attempts => landed?,
             () = ctx.cancelled().cancelled() => return Err(Failure::cancelled()),
-        }
+        };
         report.part(&id, "transferring", bytes.load(Ordering::Relaxed), 0, true);
-        let synced = outcome.lock().take();
-        synced.ok_or_else(|| {
-            Failure::new(format!("the transfer of {} did not end", self.request.name))
-        })
+        match landed {
+            Landing::As(snapshot) => Ok(snapshot),
+            Landing::Unsure => {
+                let name = &self.request.name;
+                Err(Failure::new(format!("the transfer of {name} did not end")))
+            }
+        }
+    }
+
+    /// One transfer; `beside` allows several calls.
+    async fn receive(
+        &self,
+        session: &dyn Session,
+        key: &str,
+        beside: bool,
+        progress: Transferred,
+    ) -> Result<Landing, Failure> {
+        let (layers, name) = (&self.env.layers, &self.request.name);
+        let (mut sink, outcome) = self.mirrors.sink(layers, name, key);
+        let mut request = self.request.clone();
+        if beside {
+            request.beside = sink.list_beside(&request);
+        }
+        let files = session.files();
+        drop(files.receive(request, Box::new(sink), progress).await?);
+        let landed = outcome.lock().take();
+        Ok(landed.unwrap_or(Landing::Unsure))
     }
 }
 

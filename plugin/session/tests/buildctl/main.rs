@@ -105,6 +105,55 @@ async fn a_directory_arrives_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn directories_listed_beside_the_rest_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, path.display().to_string()).unwrap();
+    };
+    for number in 0..400 {
+        write(&format!("src/{}/{number}", number % 10));
+    }
+    for path in ["src/1/1x/deep", "src/0.x", "src/z", "src/é ü/a", "other/11"] {
+        write(path);
+    }
+    symlink("../other", dir.path().join("src/link")).unwrap();
+    let groups: [&[&str]; 3] = [
+        &["src/0", "src/3", "src/gone"],
+        &["src/1", "src/é ü"],
+        &["src/9", "src/2"],
+    ];
+    let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&[], &[]),
+        (&["**/*1*"], &[]),
+        (&["src/1/*1", "!src/1/111", "other"], &[]),
+        (&["src/1", "!src/1/1x", "src/0/**", "!src/0/100"], &[]),
+        (&["*/3"], &["src"]),
+        (&[], &["src", "src/lin*"]),
+    ];
+    with_client(&[&local(dir.path())], &[], async |session| {
+        for (exclude, follow) in cases {
+            let one = SyncRequest {
+                exclude: owned(exclude),
+                follow: owned(follow),
+                ..named("context")
+            };
+            let several = SyncRequest {
+                beside: groups.into_iter().map(owned).collect(),
+                ..one.clone()
+            };
+            let expected = receive(&*session, one).await.unwrap();
+            let got = receive(&*session, several).await.unwrap();
+            assert!(got.len() > 200, "{exclude:?} {follow:?}");
+            assert_eq!(got, expected, "{exclude:?} {follow:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_directories_travel_at_once() {
     let dir = tempfile::tempdir().unwrap();
     for i in 0..50 {

@@ -5,7 +5,7 @@
 //! Layout of the directory: `<16 digits of the sha256 of the name>-<sha256 of the key>.<number>.mirror`, postcard of
 //! [`Saved`]; the newest number is the latest.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::sync::atomic::{self, AtomicU64};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use shipway_backend::session::FileStat;
+use shipway_backend::session::{FileStat, in_transfer_order};
 use shipway_backend::{BackendError, ErrorKind, LayerId};
 use shipway_layers::{Layer, Layers, Snapshot};
 use shipway_model::Digest;
@@ -108,7 +108,9 @@ impl Mirror {
         let at = if expected.is_some_and(|(known, _)| known == path) {
             self.next
         } else {
-            let found = self.entries.binary_search_by(|(p, _)| in_order(p, path));
+            let found = self
+                .entries
+                .binary_search_by(|(p, _)| in_transfer_order(p, path));
             found.ok()?
         };
         self.next = at + 1;
@@ -120,20 +122,27 @@ impl Mirror {
         self.entries.len()
     }
 
+    /// Whether it shows a hard link.
+    pub(super) fn has_hard_links(&self) -> bool {
+        self.entries.iter().any(|(_, sent)| sent.is_hard_link())
+    }
+
     /// All paths, in the order of transfers.
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(path, _)| path.as_str())
     }
 }
 
-/// The order of a transfer: by components, each by its bytes.
-pub(super) fn in_order(one: &str, other: &str) -> Ordering {
-    let key = |byte: u8| if byte == b'/' { 0 } else { byte };
-    one.bytes().map(key).cmp(other.bytes().map(key))
+/// How a transfer ended.
+pub(super) enum Landing {
+    /// What was sent is this.
+    As(Snapshot),
+    /// Several calls may have parted a hard link: one call is to send it all.
+    Unsure,
 }
 
 /// Where a transfer leaves its result.
-pub(super) type Outcome = Arc<Mutex<Option<Snapshot>>>;
+pub(super) type Outcome = Arc<Mutex<Option<Landing>>>;
 
 impl Mirrors {
     /// Mirrors described in a directory.
@@ -293,7 +302,7 @@ mod tests {
     #[test]
     fn a_path_is_found_in_whatever_order_it_is_asked_for() {
         let paths = ["a", "a/b", "a/b/c", "a-b", "a0", "é"];
-        assert!(paths.is_sorted_by(|one, other| in_order(one, other) == Ordering::Less));
+        assert!(paths.is_sorted_by(|one, other| in_transfer_order(one, other).is_lt()));
         let entries = (0..).map(sent).zip(paths);
         let mut mirror = Mirror {
             file: PathBuf::new(),

@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
-use shipway_backend::session::{FileStat, SyncSink};
+use shipway_backend::session::{FileStat, SyncRequest, SyncSink};
 use shipway_backend::{BackendError, ErrorKind};
 use shipway_layers::{Building, Layers, Snapshot};
 use shipway_model::Failure;
 use shipway_tree::Owner;
 use shipway_tree::hash::{ArrivingSum, Sum};
 
-use super::mirror::{CONSULTED, Mirror, Mirrors, Outcome, Saved, Sent};
+use super::beside;
+use super::mirror::{CONSULTED, Landing, Mirror, Mirrors, Outcome, Saved, Sent};
 
 /// Stacks deeper than this are written anew as one layer.
 const DEEPEST: usize = 12;
@@ -52,6 +53,8 @@ pub(super) struct MirrorSink {
     open: HashMap<u32, Open>,
     /// Checksums of what was written.
     sums: HashMap<PathBuf, Sum>,
+    /// Several calls list the directory.
+    beside: bool,
     outcome: Outcome,
 }
 
@@ -84,6 +87,10 @@ impl Sent {
 
     fn is_dir(&self) -> bool {
         self.mode & GO_DIR != 0
+    }
+
+    pub(super) fn is_hard_link(&self) -> bool {
+        self.is_regular() && !self.link_name.is_empty()
     }
 
     fn permissions(&self) -> u32 {
@@ -134,10 +141,44 @@ impl MirrorSink {
             building: None,
             open: HashMap::new(),
             sums: HashMap::new(),
+            beside: false,
             outcome,
         };
         sink.consult();
         sink
+    }
+
+    /// Directories that a call of their own may list: none where a hard link is known, which that could part.
+    pub(super) fn list_beside(&mut self, request: &SyncRequest) -> Vec<Vec<String>> {
+        let own = self.known.iter().find(|mirror| mirror.own);
+        let groups = match own.filter(|own| request.include.is_empty() && !own.has_hard_links()) {
+            Some(own) => {
+                let paths: Vec<&str> = own.paths().collect();
+                beside::groups(&paths, &request.follow)
+            }
+            None => Vec::new(),
+        };
+        self.beside = !groups.is_empty();
+        groups
+    }
+
+    /// Whether a file is new that may be a hard link to another: where two calls list one each, both come as files.
+    fn may_have_parted_links(&self) -> bool {
+        let is_file =
+            |e: &&Entry| e.sent.is_regular() && e.sent.link_name.is_empty() && e.sent.size > 0;
+        let looks = |e: &Entry| (e.sent.size, e.sent.mod_time, e.sent.mode);
+        let files = || self.entries.iter().filter(is_file);
+        // The own mirror is consulted first.
+        let is_new = |e: &&Entry| !e.same[0];
+        let mut alike: HashMap<_, usize> = files().filter(is_new).map(|e| (looks(e), 0)).collect();
+        !alike.is_empty()
+            && files().any(|entry| {
+                let alike = alike.get_mut(&looks(entry));
+                alike.is_some_and(|count| {
+                    *count += 1;
+                    *count > 1
+                })
+            })
     }
 
     /// Reads one more mirror; false where there is none.
@@ -288,7 +329,7 @@ impl MirrorSink {
                 _ => Ok(()),
             };
         }
-        if sent.is_regular() && !sent.link_name.is_empty() {
+        if sent.is_hard_link() {
             return self.place_hard_link(&path, &file, &sent.link_name);
         }
         if sent.is_regular() {
@@ -393,10 +434,14 @@ impl SyncSink for MirrorSink {
     }
 
     fn end(&mut self) -> Result<(), BackendError> {
+        if self.beside && self.may_have_parted_links() {
+            *self.outcome.lock() = Some(Landing::Unsure);
+            return Ok(());
+        }
         let (snapshot, unchanged) = self.land()?;
         if let Some(own) = unchanged.filter(|&base| self.known[base].own) {
             self.mirrors.renew(&self.known[own].file);
-            *self.outcome.lock() = Some(snapshot);
+            *self.outcome.lock() = Some(Landing::As(snapshot));
             return Ok(());
         }
         let saved = Saved {
@@ -408,7 +453,7 @@ impl SyncSink for MirrorSink {
                 .collect(),
         };
         self.mirrors.save(&self.name.1, &saved)?;
-        *self.outcome.lock() = Some(snapshot);
+        *self.outcome.lock() = Some(Landing::As(snapshot));
         Ok(())
     }
 }
