@@ -106,6 +106,36 @@ fn after_a_prune_containerd_holds_nothing_that_only_builds_have_left() {
 }
 
 #[test]
+fn what_was_removed_of_an_image_by_hand_is_stored_again() {
+    on_stand(|stand| {
+        let namespace = stand.builder.options.namespace.clone();
+        let before = stand.containerd.list(&namespace, "content")?;
+        build(stand, "same", DOCKERFILE, FILES)?;
+        let mut whole = stand.containerd.list(&namespace, "content")?;
+        whole.sort();
+        let made: Vec<String> = whole
+            .iter()
+            .filter(|blob| !before.contains(blob))
+            .cloned()
+            .collect();
+        // Four layers, the configuration and the manifest, each in its turn.
+        ensure(made.len() >= 6, || format!("only {made:?} were made"))?;
+        for blob in &made {
+            let remove = ["content", "rm", blob.as_str()];
+            stand.containerd.run_ctr(&namespace, &remove)?;
+            let again = build(stand, "same", DOCKERFILE, FILES)?;
+            ensure(cached_steps(&again) >= 4, || again.stderr.clone())?;
+            let mut now = stand.containerd.list(&namespace, "content")?;
+            now.sort();
+            ensure(now == whole, || {
+                format!("without {blob}: {now:?} instead of {whole:?}")
+            })?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn cache_mounts_keep_their_contents_between_builds() {
     on_stand(|stand| {
         let first = "FROM busybox:local\nRUN --mount=type=cache,target=/c echo kept >/c/file\n";

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
-use shipway_backend::{Image, Lease, Namespace};
-use shipway_layers::BlobRecord;
+use shipway_backend::{BlobInfo, BlobSlot, Image, Lease, Namespace};
+use shipway_layers::{BlobOptions, BlobRecord};
 use shipway_model::descriptor::{
     DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
 };
@@ -22,6 +22,8 @@ use crate::{ExportEnv, Exportable, Exported, Options, PlatformResult, land, push
 
 /// Layers that are archived at a time: each uses all cores where it is large.
 const AT_ONCE: usize = 4;
+/// Blobs that are looked for at a time.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// An image of one platform, made.
 pub(crate) struct MadeImage {
@@ -29,6 +31,15 @@ pub(crate) struct MadeImage {
     pub(crate) config: (Descriptor, Bytes),
     pub(crate) layers: Vec<Descriptor>,
     pub(crate) chain: Vec<Digest>,
+    /// All its blobs are in the namespace and held by the lease.
+    stored: bool,
+}
+
+impl MadeImage {
+    /// Labels by which the manifest keeps the rest.
+    fn references(&self) -> BTreeMap<String, String> {
+        references(std::iter::once(&self.config.0).chain(&self.layers))
+    }
 }
 
 /// The images of all platforms, and the index over them where there is one.
@@ -129,12 +140,80 @@ async fn make_one(
     env: &ExportEnv,
 ) -> Result<MadeImage, Failure> {
     let epoch = options.epoch.or(what.epoch);
-    let records = blobs(options, epoch, result, env).await?;
+    let how = options.blob_options(epoch);
+    env.report().part("exporting layers", "", 0, 0, false);
+    let known = result.snapshot.layers().iter();
+    let known = known.map(|layer| {
+        env.layers
+            .known_blob(layer, &how, options.force_compression)
+    });
+    let mut stored = None;
+    if let Some(records) = known.collect::<Option<Vec<_>>>() {
+        let image = image_of(options, epoch, result, &records)?;
+        stored = is_stored(&image, env).await?.then_some(image);
+    }
+    let image = match stored {
+        Some(image) => MadeImage {
+            stored: true,
+            ..image
+        },
+        None => image_of(
+            options,
+            epoch,
+            result,
+            &blobs(&how, options, result, env).await?,
+        )?,
+    };
+    env.report().part("exporting layers", "", 0, 0, true);
+    Ok(image)
+}
+
+/// Whether an image is stored as it is, and holds it then: its manifest keeps the rest, so that one record is written and
+/// not one for each layer. It is looked whether they are there, since content may also be removed by hand.
+async fn is_stored(image: &MadeImage, env: &ExportEnv) -> Result<bool, Failure> {
+    let blobs = &env.namespace().blobs;
+    let (manifest, _) = &image.manifest;
+    let references = image.references();
+    let keeps_all =
+        |info: Option<BlobInfo>| info.is_some_and(|info| has_labels(&info.labels, &references));
+    if !keeps_all(blobs.info(&manifest.digest).await?) {
+        return Ok(false);
+    }
+    let expected = Some((manifest.digest, manifest.size));
+    let name = blob_name(manifest);
+    let slot = blobs.write(&env.need.lease, &name, expected, references.clone());
+    if !matches!(slot.await?, BlobSlot::Present) || !keeps_all(blobs.info(&manifest.digest).await?)
+    {
+        return Ok(false);
+    }
+    let parts = std::iter::once(&image.config.0).chain(&image.layers);
+    let there: Vec<BoxFuture<'_, Result<bool, Failure>>> = parts
+        .map(|part| -> BoxFuture<'_, _> {
+            Box::pin(async { Ok(blobs.info(&part.digest).await?.is_some()) })
+        })
+        .collect();
+    let all = futures::stream::iter(there).buffer_unordered(LOOKS_AT_ONCE);
+    all.try_all(std::future::ready).await
+}
+
+fn has_labels(have: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted
+        .iter()
+        .all(|(key, value)| have.get(key) == Some(value))
+}
+
+/// The image of a result whose layers have these blobs.
+fn image_of(
+    options: &Options,
+    epoch: Option<i64>,
+    result: &PlatformResult,
+    records: &[BlobRecord],
+) -> Result<MadeImage, Failure> {
     let facts: Vec<LayerFacts> = result
         .snapshot
         .layers()
         .iter()
-        .zip(&records)
+        .zip(records)
         .map(|(layer, record)| {
             let meta = layer.meta();
             LayerFacts {
@@ -176,35 +255,31 @@ async fn make_one(
         config: (config_descriptor, config.into()),
         layers,
         chain: chain_ids(&diff_ids),
+        stored: false,
     })
 }
 
-/// The blobs of a result's layers. Where all are remembered and an image made of them is still stored, that image holds
-/// them and none is looked at.
+/// The blobs of a result's layers, stored and held.
 async fn blobs(
+    how: &BlobOptions,
     options: &Options,
-    epoch: Option<i64>,
     result: &PlatformResult,
     env: &ExportEnv,
 ) -> Result<Vec<BlobRecord>, Failure> {
     let layers = result.snapshot.layers();
-    let how = options.blob_options(epoch);
-    env.report().part("exporting layers", "", 0, 0, false);
     // Boxed one by one: closures over borrowed layers make the whole export's future not provably `Send`.
     let mut each: Vec<BoxFuture<'_, Result<BlobRecord, Failure>>> = Vec::new();
     for (at, layer) in layers.iter().enumerate() {
         let below = &layers[..at];
         let force = options.force_compression;
         each.push(Box::pin(async move {
-            env.layers.blob(layer, below, &how, force, &env.need).await
+            env.layers.blob(layer, below, how, force, &env.need).await
         }));
     }
-    let records = futures::stream::iter(each)
+    futures::stream::iter(each)
         .buffered(AT_ONCE)
         .try_collect()
-        .await?;
-    env.report().part("exporting layers", "", 0, 0, true);
-    Ok(records)
+        .await
 }
 
 /// A layer's descriptor as a manifest has it: the blob's own form, OCI's or Docker's name for it, no internal annotations.
@@ -372,12 +447,17 @@ async fn store_image(image: &MadeImage, unpacked: bool, env: &ExportEnv) -> Resu
     let (lease, namespace) = (&env.need.lease, env.namespace());
     let (config, bytes) = &image.config;
     let part = format!("exporting config {}", config.digest);
-    store(namespace, lease, config, bytes, labels).await?;
+    if image.stored {
+        label(namespace, config, labels).await?;
+    } else {
+        store(namespace, lease, config, bytes, labels).await?;
+    }
     env.report().part(&part, "", 0, 0, true);
-    let labels = references(std::iter::once(config).chain(&image.layers));
     let (manifest, bytes) = &image.manifest;
     let part = format!("exporting manifest {}", manifest.digest);
-    store(namespace, lease, manifest, bytes, labels).await?;
+    if !image.stored {
+        store(namespace, lease, manifest, bytes, image.references()).await?;
+    }
     env.report().part(&part, "", 0, 0, true);
     Ok(())
 }
@@ -414,8 +494,7 @@ pub(crate) async fn store(
     bytes: &Bytes,
     labels: BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    use shipway_backend::BlobSlot;
-    let name = format!("shipway-{}", descriptor.digest.hex());
+    let name = blob_name(descriptor);
     let expected = Some((descriptor.digest, descriptor.size));
     match namespace
         .blobs
@@ -426,10 +505,31 @@ pub(crate) async fn store(
             writer.append(bytes.clone()).await?;
             writer.commit(descriptor.digest, descriptor.size).await?;
         }
-        BlobSlot::Present if labels.is_empty() => {}
-        BlobSlot::Present => namespace.blobs.label(&descriptor.digest, labels).await?,
+        BlobSlot::Present => label(namespace, descriptor, labels).await?,
     }
     Ok(())
+}
+
+/// Makes sure that a stored blob has labels.
+async fn label(
+    namespace: &Namespace,
+    descriptor: &Descriptor,
+    labels: BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    let digest = &descriptor.digest;
+    if labels.is_empty() {
+        return Ok(());
+    }
+    let info = namespace.blobs.info(digest).await?;
+    if !info.is_some_and(|info| has_labels(&info.labels, &labels)) {
+        namespace.blobs.label(digest, labels).await?;
+    }
+    Ok(())
+}
+
+/// Name under which a blob of a known digest is written.
+fn blob_name(descriptor: &Descriptor) -> String {
+    format!("shipway-{}", descriptor.digest.hex())
 }
 
 /// Names that the image gets, as they are stored.
