@@ -92,7 +92,12 @@ impl BlobWriter for Gathered {
         match to {
             To::Held(parts) => {
                 let data = parts.concat();
-                blob.check((Digest::of(&data), data.len() as u64), (digest, size))?;
+                let found = Digest::of(&data);
+                if found != digest {
+                    let why = format!("digest {found} instead of {digest}");
+                    return Err(blob.error(ErrorKind::Corrupt, why));
+                }
+                blob.check_size(data.len() as u64, size)?;
                 match blob.announce(digest, size).await? {
                     BlobSlot::Present => Ok(()),
                     BlobSlot::Write(mut writer) => {
@@ -104,10 +109,10 @@ impl BlobWriter for Gathered {
             To::File(file) => {
                 let file = file.complete().await;
                 let file = file.map_err(|error| blob.error(ErrorKind::Other, error))?;
-                blob.check((file.digest(), file.size()), (digest, size))?;
+                blob.check_size(file.size(), size)?;
                 // Once it has a name it is recorded, also if nobody waits for that any more.
                 let background = blob.scope.connection.background.clone();
-                let recorded = background.spawn(blob.record(file)).await;
+                let recorded = background.spawn(blob.record(file, digest)).await;
                 recorded.map_err(|panic| {
                     let attempt = format!("recording blob {digest}");
                     BackendError::caused(ErrorKind::Other, attempt, panic)
@@ -149,10 +154,10 @@ impl Blob {
     }
 
     /// Names a complete file and has containerd record it.
-    async fn record(self, file: Complete) -> Result<(), BackendError> {
-        let (digest, size) = (file.digest(), file.size());
+    async fn record(self, file: Complete, digest: Digest) -> Result<(), BackendError> {
+        let size = file.size();
         let failed = |error| self.error(ErrorKind::Other, error);
-        let placed = tokio::task::spawn_blocking(move || file.place().map(|()| file));
+        let placed = tokio::task::spawn_blocking(move || file.place(digest).map(|()| file));
         let file = match placed.await {
             Ok(placed) => placed.map_err(failed)?,
             Err(panic) => return Err(failed(panic.into())),
@@ -165,7 +170,7 @@ impl Blob {
             .places_blobs
             .store(false, Ordering::Relaxed);
         tracing::info!("containerd does not find blobs in its content store: they are uploaded");
-        file.withdraw().map_err(failed)?;
+        file.withdraw(digest).map_err(failed)?;
         let mut file = file.into_file().map_err(failed)?;
         loop {
             let (block, rest) = read(file).await.map_err(failed)?;
@@ -177,14 +182,11 @@ impl Blob {
         }
     }
 
-    fn check(&self, is: (Digest, u64), told: (Digest, u64)) -> Result<(), BackendError> {
+    fn check_size(&self, is: u64, told: u64) -> Result<(), BackendError> {
         if is == told {
             return Ok(());
         }
-        let why = format!(
-            "{} bytes of digest {} instead of {} of {}",
-            is.1, is.0, told.1, told.0
-        );
+        let why = format!("{is} bytes instead of {told}");
         Err(self.error(ErrorKind::Corrupt, why))
     }
 

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rustix::fs::{Advice, AtFlags, CWD, Mode, OFlags, fadvise, linkat, open};
-use sha2::{Digest as _, Sha256};
 use shipway_model::Digest;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -25,20 +24,14 @@ pub(crate) struct Unnamed {
     dir: PathBuf,
     /// What is written; `None` says that this was all.
     blocks: mpsc::Sender<Option<Bytes>>,
-    writing: JoinHandle<io::Result<Contents>>,
-}
-
-/// What was written to it.
-struct Contents {
-    file: File,
-    digest: Digest,
-    size: u64,
+    writing: JoinHandle<io::Result<(File, u64)>>,
 }
 
 /// A file of which all is on disk.
 pub(crate) struct Complete {
     dir: PathBuf,
-    contents: Contents,
+    file: File,
+    size: u64,
 }
 
 impl Unnamed {
@@ -78,22 +71,23 @@ impl Unnamed {
     /// Waits until all of it is on disk.
     pub(crate) async fn complete(mut self) -> io::Result<Complete> {
         self.send(None).await?;
+        let (file, size) = self.writing.await??;
         Ok(Complete {
-            contents: self.writing.await??,
             dir: self.dir,
+            file,
+            size,
         })
     }
 }
 
-fn write(mut file: File, mut waiting: mpsc::Receiver<Option<Bytes>>) -> io::Result<Contents> {
-    let (mut hash, mut size, mut written_back) = (Sha256::new(), 0, 0);
+fn write(mut file: File, mut waiting: mpsc::Receiver<Option<Bytes>>) -> io::Result<(File, u64)> {
+    let (mut size, mut written_back) = (0, 0);
     loop {
         let given_up = || io::Error::other("it is given up");
         let Some(block) = waiting.blocking_recv().ok_or_else(given_up)? else {
             break;
         };
         file.write_all(&block)?;
-        hash.update(&block);
         size += block.len() as u64;
         if size >= written_back + PIECE {
             // Dirty pages stay until they are written, which is begun by this: less is waited for at the end.
@@ -107,30 +101,25 @@ fn write(mut file: File, mut waiting: mpsc::Receiver<Option<Bytes>>) -> io::Resu
         }
     }
     file.sync_data()?;
-    let digest = Digest::from_bytes(hash.finalize().into());
-    Ok(Contents { file, digest, size })
+    Ok((file, size))
 }
 
 impl Complete {
-    pub(crate) fn digest(&self) -> Digest {
-        self.contents.digest
-    }
-
     pub(crate) fn size(&self) -> u64 {
-        self.contents.size
+        self.size
     }
 
     /// Its contents, from the beginning.
     pub(crate) fn into_file(self) -> io::Result<File> {
-        let mut file = self.contents.file;
+        let mut file = self.file;
         io::Seek::rewind(&mut file)?;
         Ok(file)
     }
 
-    /// Gives it its name, durably. The blob may be there already, which is as good.
-    pub(crate) fn place(&self) -> io::Result<()> {
-        let fd = format!("/proc/self/fd/{}", self.contents.file.as_raw_fd());
-        match linkat(CWD, fd, CWD, self.path(), AtFlags::SYMLINK_FOLLOW) {
+    /// Gives it the name of its digest, durably. The blob may be there already, which is as good.
+    pub(crate) fn place(&self, digest: Digest) -> io::Result<()> {
+        let fd = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        match linkat(CWD, fd, CWD, self.path(digest), AtFlags::SYMLINK_FOLLOW) {
             Ok(()) => File::open(&self.dir)?.sync_all(),
             Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(error) => Err(error.into()),
@@ -138,18 +127,18 @@ impl Complete {
     }
 
     /// Takes the name away again, unless it names another file by now.
-    pub(crate) fn withdraw(&self) -> io::Result<()> {
-        let ours = self.contents.file.metadata()?.ino();
-        match std::fs::symlink_metadata(self.path()) {
-            Ok(there) if there.ino() == ours => std::fs::remove_file(self.path()),
+    pub(crate) fn withdraw(&self, digest: Digest) -> io::Result<()> {
+        let (ours, path) = (self.file.metadata()?.ino(), self.path(digest));
+        match std::fs::symlink_metadata(&path) {
+            Ok(there) if there.ino() == ours => std::fs::remove_file(path),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    fn path(&self) -> PathBuf {
-        self.dir.join(self.contents.digest.hex())
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(digest.hex())
     }
 }
 
@@ -182,18 +171,19 @@ mod tests {
     #[tokio::test]
     async fn a_file_has_no_name_until_it_is_placed() {
         let dir = tempfile::tempdir().unwrap();
+        let digest = Digest::of(b"abc");
         let file = written(dir.path(), &["ab", "c"]).await;
-        assert_eq!((file.digest(), file.size()), (Digest::of(b"abc"), 3));
+        assert_eq!(file.size(), 3);
         assert_eq!(names(dir.path()), [""; 0]);
-        file.place().unwrap();
-        assert_eq!(names(dir.path()), [Digest::of(b"abc").hex()]);
+        file.place(digest).unwrap();
+        assert_eq!(names(dir.path()), [digest.hex()]);
         // One that is there already will do.
         let again = written(dir.path(), &["abc"]).await;
-        again.place().unwrap();
-        again.withdraw().unwrap();
-        assert_eq!(names(dir.path()), [Digest::of(b"abc").hex()]);
-        file.withdraw().unwrap();
-        file.withdraw().unwrap();
+        again.place(digest).unwrap();
+        again.withdraw(digest).unwrap();
+        assert_eq!(names(dir.path()), [digest.hex()]);
+        file.withdraw(digest).unwrap();
+        file.withdraw(digest).unwrap();
         assert_eq!(names(dir.path()), [""; 0]);
         assert_eq!(
             io::read_to_string(file.into_file().unwrap()).unwrap(),

@@ -89,22 +89,16 @@ async fn so_is_a_large_one(one: &Namespace, other: &Namespace) {
     let data = bytes(3_500_001);
     let size = data.len() as u64;
     let digest = Digest::of(&data);
-    for (ns, claimed) in [
-        (one, (Digest::of(b"told"), size)),
-        (one, (digest, size - 1)),
-        (one, (digest, size)),
-        (one, (digest, size)),
-        (other, (digest, size)),
-    ] {
+    for (ns, told) in [(one, size - 1), (one, size), (one, size), (other, size)] {
         let lease = lease(ns).await;
         let mut writer = writer(ns, &lease, None).await;
         for piece in data.chunks(300_000) {
             writer.append(Bytes::copy_from_slice(piece)).await.unwrap();
         }
-        let committed = writer.commit(claimed.0, claimed.1).await;
-        if claimed != (digest, size) {
+        let committed = writer.commit(digest, told).await;
+        if told != size {
             assert_eq!(committed.unwrap_err().kind, ErrorKind::Corrupt);
-            assert_eq!(ns.blobs.info(&claimed.0).await.unwrap(), None);
+            assert_eq!(ns.blobs.info(&digest).await.unwrap(), None);
             continue;
         }
         committed.unwrap();
@@ -158,14 +152,12 @@ async fn another_namespaces_blob_is_shared_but_not_seen(one: &Namespace, other: 
 async fn a_lie_is_refused_and_leaves_nothing(ns: &Namespace) {
     let lease = lease(ns).await;
     let told = Digest::of(b"told");
-    let lies = [(told, 4), (Digest::of(b"lie!"), 5)];
-    for (digest, size) in lies {
-        let mut writer = writer(ns, &lease, None).await;
-        writer.append("lie!".into()).await.unwrap();
-        let error = writer.commit(digest, size).await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Corrupt, "{error:?}");
-        assert_eq!(ns.blobs.info(&digest).await.unwrap(), None);
-    }
+    let digest = Digest::of(b"lie!");
+    let mut longer = writer(ns, &lease, None).await;
+    longer.append("lie!".into()).await.unwrap();
+    let error = longer.commit(digest, 5).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Corrupt, "{error:?}");
+    assert_eq!(ns.blobs.info(&digest).await.unwrap(), None);
     let mut writer = writer(ns, &lease, Some((told, 4))).await;
     writer.append("lie!".into()).await.unwrap();
     let error = writer.commit(told, 4).await.unwrap_err();

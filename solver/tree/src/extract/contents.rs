@@ -1,5 +1,5 @@
-//! Writes what unpacked files hold, on a thread of its own: while it does, the next files are created. Files are finished in
-//! the order in which they were begun. It creates nothing.
+//! Writes what unpacked files hold, on threads of its own: while they do, the next files are created. Each file is written
+//! by one thread; which is finished first is left open. It creates nothing.
 
 use std::fs::File;
 use std::io::{Read, Write as _};
@@ -15,14 +15,18 @@ use crate::transfer::{self, Attributes};
 
 /// Most bytes that are written at once.
 const BLOCK: usize = 128 << 10;
-/// Blocks that wait to be written.
+/// Threads that write: to fill new pages takes longer than to read them.
+const THREADS: usize = 2;
+/// Blocks that wait to be written by each.
 const WAITING: usize = 16;
 
 /// Writes files' contents.
 #[derive(Default)]
 pub(super) struct Contents {
-    /// The thread, once there was something to write.
-    writer: Option<Writer>,
+    /// The threads; none before there was something to write.
+    writers: Vec<Writer>,
+    /// Files that were begun.
+    files: usize,
 }
 
 struct Writer {
@@ -52,9 +56,15 @@ impl Contents {
         from: &mut impl Read,
     ) -> Result<()> {
         let (file, rel) = (Arc::new(file), Arc::from(rel));
+        let at = self.files % THREADS;
+        self.files += 1;
+        if self.writers.is_empty() {
+            let writers = (0..THREADS).map(|_| Writer::start());
+            self.writers = writers.collect::<Result<_>>()?;
+        }
         let mut size = 0;
         loop {
-            let mut block = self.block(member.size - size)?;
+            let mut block = self.writers[at].block(member.size - size);
             let filled = read_full(from, &mut block)?;
             size += filled as u64;
             let more = filled == block.len() && size < member.size;
@@ -64,58 +74,54 @@ impl Contents {
                     member.error(format!("{size} bytes where {} were announced", member.size))
                 );
             }
-            self.write(Work {
+            let sent = self.writers[at].work.send(Work {
                 file: Arc::clone(&file),
                 rel: Arc::clone(&rel),
                 block,
                 last: (!more).then(|| (attributes, member.xattrs.clone())),
-            })?;
+            });
+            if sent.is_err() {
+                // The thread has ended because it failed.
+                return self.end();
+            }
             if !more {
                 return Ok(());
             }
         }
     }
 
-    /// An empty block for up to `left` bytes.
-    fn block(&mut self, left: u64) -> Result<Vec<u8>> {
-        let used = self.writer()?.used.try_recv();
-        let mut block = used.unwrap_or_default();
-        let wanted = usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK));
-        block.resize(wanted, 0);
-        Ok(block)
-    }
-
-    fn writer(&mut self) -> Result<&mut Writer> {
-        if self.writer.is_none() {
-            let (work, waiting) = sync_channel(WAITING);
-            let (give_back, used) = channel();
-            let thread = thread::Builder::new()
-                .name("unpack".to_owned())
-                .spawn(move || run(&waiting, &give_back));
-            self.writer = Some(Writer {
-                work,
-                used,
-                thread: thread.map_err(Error::Archive)?,
-            });
-        }
-        Ok(self.writer.as_mut().expect("it was just made"))
-    }
-
-    fn write(&mut self, work: Work) -> Result<()> {
-        if self.writer()?.work.send(work).is_ok() {
-            return Ok(());
-        }
-        // The thread has ended because it failed.
-        self.end()
-    }
-
     /// Waits until everything is written.
     pub(super) fn end(&mut self) -> Result<()> {
-        let Some(writer) = self.writer.take() else {
-            return Ok(());
-        };
-        drop(writer.work);
-        writer.thread.join().expect("writing does not panic")
+        let ended = self.writers.drain(..).map(Writer::end);
+        ended.fold(Ok(()), Result::and)
+    }
+}
+
+impl Writer {
+    fn start() -> Result<Self> {
+        let (work, waiting) = sync_channel(WAITING);
+        let (give_back, used) = channel();
+        let thread = thread::Builder::new()
+            .name("unpack".to_owned())
+            .spawn(move || run(&waiting, &give_back));
+        Ok(Self {
+            work,
+            used,
+            thread: thread.map_err(Error::Archive)?,
+        })
+    }
+
+    /// An empty block for up to `left` bytes.
+    fn block(&self, left: u64) -> Vec<u8> {
+        let mut block = self.used.try_recv().unwrap_or_default();
+        let wanted = usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK));
+        block.resize(wanted, 0);
+        block
+    }
+
+    fn end(self) -> Result<()> {
+        drop(self.work);
+        self.thread.join().expect("writing does not panic")
     }
 }
 
