@@ -13,6 +13,11 @@ pub(crate) struct Origin {
     pub(crate) id: u32,
 }
 
+/// Bytes of entries that a call may be ahead of the others before it is left to wait for them.
+const AHEAD: usize = 32 << 20;
+/// What an entry takes beside its texts.
+const ENTRY: usize = 128;
+
 /// The lists of all calls, as far as they have arrived.
 pub(crate) struct Lists(Vec<List>);
 
@@ -20,12 +25,21 @@ pub(crate) struct Lists(Vec<List>);
 struct List {
     taken: u32,
     waiting: VecDeque<Stat>,
+    /// Bytes of what waits.
+    bytes: usize,
     ended: bool,
+}
+
+fn bytes(stat: &Stat) -> usize {
+    let xattrs = stat.xattrs.iter();
+    let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len()).sum();
+    ENTRY + stat.path.len() + stat.linkname.len() + xattrs
 }
 
 impl List {
     fn take(&mut self) -> Option<(u32, Stat)> {
         let stat = self.waiting.pop_front()?;
+        self.bytes -= bytes(&stat);
         let id = self.taken;
         self.taken = id.wrapping_add(1);
         Some((id, stat))
@@ -40,6 +54,7 @@ impl Lists {
     /// Takes a call's next entry; false where its list has ended.
     pub(crate) fn push(&mut self, call: usize, stat: Stat) -> bool {
         let list = &mut self.0[call];
+        list.bytes += bytes(&stat);
         list.waiting.push_back(stat);
         !list.ended
     }
@@ -76,6 +91,11 @@ impl Lists {
             }
         }
         Some((Origin { call, id }, stat))
+    }
+
+    /// Whether so much of a call's list waits for the others' that it need not be read: none of it is what is waited for.
+    pub(crate) fn is_ahead(&self, call: usize) -> bool {
+        self.0[call].bytes > AHEAD
     }
 
     /// Every list has ended and was handed out.
@@ -117,6 +137,21 @@ mod tests {
         assert!(lists.end(0));
         assert!(lists.is_over());
         assert!(!lists.push(0, stat("c")) && !lists.end(1));
+    }
+
+    #[test]
+    fn a_call_far_ahead_of_the_others_waits_for_them() {
+        let mut lists = Lists::new(2);
+        let mut pushed = 0;
+        while !lists.is_ahead(0) {
+            assert!(lists.push(0, stat(&"b".repeat(4000))));
+            pushed += 1;
+        }
+        assert!((4096..10_000).contains(&pushed), "{pushed}");
+        assert!(!lists.is_ahead(1));
+        lists.end(1);
+        assert_eq!(all(&mut lists).len(), pushed);
+        assert!(!lists.is_ahead(0));
     }
 
     proptest! {

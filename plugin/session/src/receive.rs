@@ -175,7 +175,8 @@ impl Transfer {
     async fn next(&mut self) -> Result<Option<(usize, Packet)>, BackendError> {
         let (calls, turn) = (&mut self.calls, &mut self.turn);
         let is_complete = self.state.is_complete();
-        let packet = std::future::poll_fn(|cx| poll_calls(calls, turn, is_complete, cx));
+        let lists = &self.state.lists;
+        let packet = std::future::poll_fn(|cx| poll_calls(calls, lists, turn, is_complete, cx));
         tokio::select! {
             biased;
             packet = packet => match packet.transpose() {
@@ -201,6 +202,7 @@ impl Transfer {
 /// `is_complete`: then the last one is.
 fn poll_calls(
     calls: &mut [Call],
+    lists: &Lists,
     turn: &mut usize,
     is_complete: bool,
     cx: &mut Context<'_>,
@@ -208,6 +210,9 @@ fn poll_calls(
     let mut ended = 0;
     for place in 0..calls.len() {
         let at = (*turn + place) % calls.len();
+        if lists.is_ahead(at) {
+            continue;
+        }
         match calls[at].packets.poll_next_unpin(cx) {
             Poll::Ready(Some(packet)) => {
                 *turn = at;
