@@ -26,15 +26,7 @@ fn changed(done: std::io::Result<()>) -> Result<()> {
 /// Builds and compares the result with the context, but for what `.dockerignore` names.
 fn arrives(stand: &Stand, context: &Path, name: &str) -> Result<PathBuf> {
     let out = stand.dir.join(name);
-    let mut buildctl = stand
-        .clients
-        .buildctl(Buildctl::Go, &stand.builder.address())?;
-    buildctl.args(["build", "--progress=plain", "--frontend=dockerfile.v0"]);
-    for name in ["context", "dockerfile"] {
-        buildctl
-            .arg("--local")
-            .arg(format!("{name}={}", context.display()));
-    }
+    let mut buildctl = stand.buildctl_build(Buildctl::Go, context)?;
     buildctl
         .arg("--output")
         .arg(format!("type=local,dest={}", out.display()));

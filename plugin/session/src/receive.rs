@@ -55,7 +55,8 @@ fn calls(request: &SyncRequest, attempt: &str) -> Result<Vec<MetadataMap>, Backe
             .into_map(attempt)
     };
     let mut exclude = vec![request.exclude.as_slice()];
-    let beside = request.beside.iter();
+    // A call without patterns would list everything.
+    let beside = request.beside.iter().filter(|group| !group.is_empty());
     let mut all: Vec<MetadataMap> = beside
         .map(|group| call(group, &exclude, &[]))
         .collect::<Result<_, _>>()?;

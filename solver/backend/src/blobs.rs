@@ -59,7 +59,7 @@ pub trait Blobs: Send + Sync {
 pub trait BlobWriter: Send {
     /// Appends; chunks of 1 MiB travel best.
     async fn append(&mut self, data: Bytes) -> Result<(), BackendError>;
-    /// Ends the blob and checks its digest and size; Corrupt where they differ. Of a blob that was not announced only the
-    /// size need be checked: its writer made it, and its digest with it.
+    /// Ends the blob and checks its digest and size; Corrupt where they differ. Of a large blob that was not announced only
+    /// the size need be checked: its writer made it, and its digest with it.
     async fn commit(self: Box<Self>, digest: Digest, size: u64) -> Result<(), BackendError>;
 }

@@ -119,7 +119,8 @@ async fn directories_listed_beside_the_rest_change_nothing() {
         write(path);
     }
     symlink("../other", dir.path().join("src/link")).unwrap();
-    let groups: [&[&str]; 3] = [
+    let groups: [&[&str]; 4] = [
+        &[],
         &["src/0", "src/3", "src/gone"],
         &["src/1", "src/é ü"],
         &["src/9", "src/2"],

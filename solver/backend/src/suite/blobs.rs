@@ -152,12 +152,14 @@ async fn another_namespaces_blob_is_shared_but_not_seen(one: &Namespace, other: 
 async fn a_lie_is_refused_and_leaves_nothing(ns: &Namespace) {
     let lease = lease(ns).await;
     let told = Digest::of(b"told");
-    let digest = Digest::of(b"lie!");
-    let mut longer = writer(ns, &lease, None).await;
-    longer.append("lie!".into()).await.unwrap();
-    let error = longer.commit(digest, 5).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Corrupt, "{error:?}");
-    assert_eq!(ns.blobs.info(&digest).await.unwrap(), None);
+    let lies = [(told, 4), (Digest::of(b"lie!"), 5)];
+    for (digest, size) in lies {
+        let mut writer = writer(ns, &lease, None).await;
+        writer.append("lie!".into()).await.unwrap();
+        let error = writer.commit(digest, size).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Corrupt, "{error:?}");
+        assert_eq!(ns.blobs.info(&digest).await.unwrap(), None);
+    }
     let mut writer = writer(ns, &lease, Some((told, 4))).await;
     writer.append("lie!".into()).await.unwrap();
     let error = writer.commit(told, 4).await.unwrap_err();

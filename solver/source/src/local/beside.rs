@@ -31,6 +31,7 @@ pub(super) fn groups(paths: &[&str], follow: &[String]) -> Vec<Vec<String>> {
             group.push(paths[tree.begin].to_owned());
         }
     }
+    groups.retain(|(_, group)| !group.is_empty());
     let beside: usize = groups.iter().map(|(entries, _)| entries).sum();
     let largest = groups.iter().map(|(entries, _)| *entries).max();
     let is_even = largest.is_some_and(|largest| largest <= paths.len() / 4 * 3);
@@ -157,6 +158,18 @@ mod tests {
     }
 
     #[test]
+    fn fewer_directories_are_fewer_groups() {
+        // A group that named nothing would list everything.
+        for few in 2..GROUPS {
+            let groups = grouped(&dirs(few, 200), &["src"]);
+            assert_eq!(
+                groups.iter().map(Vec::len).collect::<Vec<_>>(),
+                vec![1; few]
+            );
+        }
+    }
+
+    #[test]
     fn what_gains_nothing_is_left_to_one_call() {
         let none: Vec<Vec<String>> = Vec::new();
         assert_eq!(grouped(&[], &[]), none);
@@ -190,6 +203,7 @@ mod tests {
         ) {
             let paths = tree(files);
             let groups = grouped(&paths, &[]);
+            prop_assert!(groups.iter().all(|group| !group.is_empty()));
             let mut named: Vec<String> = groups.into_iter().flatten().collect();
             named.sort_by(|one, other| in_transfer_order(one, other));
             for pair in named.windows(2) {
