@@ -3,21 +3,22 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::num::NonZeroU64;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use bytes::Bytes;
-use rustix::fs::{Advice, AtFlags, CWD, Mode, OFlags, fadvise, linkat, open};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 use shipway_model::Digest;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::writeback::PIECE;
-
 /// Blocks that wait to be written.
 const WAITING: usize = 4;
+/// Bytes that go to the disk at once.
+const PIECE: u64 = 64 << 20;
 
 /// A file that is being written.
 pub(crate) struct Unnamed {
@@ -80,28 +81,43 @@ impl Unnamed {
     }
 }
 
-fn write(mut file: File, mut waiting: mpsc::Receiver<Option<Bytes>>) -> io::Result<(File, u64)> {
-    let (mut size, mut written_back) = (0, 0);
+/// Writes the blocks. What is written goes to the disk meanwhile, piece by piece and to the end of it (a disk holds much
+/// that it has not written yet, too), so that little is waited for when all of it must be there.
+fn write(file: File, blocks: mpsc::Receiver<Option<Bytes>>) -> io::Result<(File, u64)> {
+    let size = thread::scope(|scope| {
+        let (due, pieces) = sync_channel(1);
+        let flushing = thread::Builder::new().name("flush".to_owned());
+        let flushed = &file;
+        let flush = move || pieces.iter().try_for_each(|()| flushed.sync_data());
+        let flushing = flushing.spawn_scoped(scope, flush)?;
+        let appended = append(&file, blocks, &due);
+        drop(due);
+        let flushed = flushing.join().expect("flushing does not panic");
+        appended.and_then(|size| flushed.map(|()| size))
+    })?;
+    file.sync_data()?;
+    Ok((file, size))
+}
+
+fn append(
+    mut file: &File,
+    mut blocks: mpsc::Receiver<Option<Bytes>>,
+    due: &SyncSender<()>,
+) -> io::Result<u64> {
+    let (mut size, mut told) = (0, 0);
     loop {
         let given_up = || io::Error::other("it is given up");
-        let Some(block) = waiting.blocking_recv().ok_or_else(given_up)? else {
-            break;
+        let Some(block) = blocks.blocking_recv().ok_or_else(given_up)? else {
+            return Ok(size);
         };
         file.write_all(&block)?;
         size += block.len() as u64;
-        if size >= written_back + PIECE {
-            // Dirty pages stay until they are written, which is begun by this: less is waited for at the end.
-            fadvise(
-                &file,
-                written_back,
-                NonZeroU64::new(PIECE),
-                Advice::DontNeed,
-            )?;
-            written_back += PIECE;
+        if size >= told + PIECE {
+            told = size;
+            // One that waits already stands for this piece too. One that failed is seen at the end.
+            let _told = due.try_send(());
         }
     }
-    file.sync_data()?;
-    Ok((file, size))
 }
 
 impl Complete {
@@ -189,6 +205,25 @@ mod tests {
             io::read_to_string(file.into_file().unwrap()).unwrap(),
             "abc"
         );
+    }
+
+    #[tokio::test]
+    async fn a_file_of_several_pieces_is_complete() {
+        const BLOCK: usize = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = Unnamed::create(dir.path().to_owned()).unwrap();
+        let blocks = u8::try_from(2 * PIECE / BLOCK as u64 + 1).unwrap();
+        for number in 0..blocks {
+            file.append(vec![number; BLOCK].into()).await.unwrap();
+        }
+        let file = file.complete().await.unwrap();
+        assert_eq!(file.size(), u64::from(blocks) * BLOCK as u64);
+        let mut file = file.into_file().unwrap();
+        let mut block = vec![0; BLOCK];
+        for number in 0..blocks {
+            io::Read::read_exact(&mut file, &mut block).unwrap();
+            assert!(block.iter().all(|byte| *byte == number), "{number}");
+        }
     }
 
     #[tokio::test]
