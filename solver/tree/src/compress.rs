@@ -313,6 +313,14 @@ mod tests {
     }
 
     #[test]
+    fn the_default_of_a_format_is_the_level_that_go_has_for_it() {
+        let data = sample(9 << 20);
+        let same = |a, b| assert!(run(a, 2, &data).1 == run(b, 2, &data).1, "{b:?}");
+        same(Compression::ZSTD, Compression::Zstd(Some(3)));
+        same(Compression::GZIP, Compression::Gzip(Some(6)));
+    }
+
+    #[test]
     fn the_empty_layer_is_the_blob_that_everybody_has() {
         let (done, blob) = run(Compression::GZIP, 2, &[0; 1024]);
         assert_eq!(blob.len(), 32);
