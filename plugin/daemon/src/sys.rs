@@ -1,12 +1,13 @@
 //! The system's allocator, which no safe crate has settings for. It decides nothing else.
 #![expect(unsafe_code, reason = "mallopt and malloc_trim have no safe wrapper")]
 
-/// Lets the allocator use again what a build has freed, rather than ask the kernel for every large block: two arenas, and no
-/// mapping of its own for a message or a block of a layer. To be called before there are threads.
+/// Lets the allocator use again what a build has freed, rather than ask the kernel for every large block: no mapping of its
+/// own for a message or a block of a layer. One arena, since the end of any other is never given back, however much of it
+/// is free. To be called before there are threads.
 pub(crate) fn keep_memory() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in [
-        (libc::M_ARENA_MAX, 2),
+        (libc::M_ARENA_MAX, 1),
         (libc::M_MMAP_THRESHOLD, 8 << 20),
         (libc::M_TRIM_THRESHOLD, 64 << 20),
     ] {
