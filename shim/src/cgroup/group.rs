@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::hierarchy::Hierarchies;
+use crate::sys::SingleThreaded;
 
 /// The v1 controllers whose groups a build is in. (cpuset's need settings before anybody can be in them.)
 const JOINED: [&str; 8] = [
@@ -85,11 +86,17 @@ impl Group {
         Ok(())
     }
 
-    /// Puts the calling process, and so its future children, into the group.
-    pub(crate) fn join(&self) -> io::Result<()> {
+    /// Puts the calling process, and so its future children, into the group. On v1 it is moved as its only thread: a
+    /// whole process is moved under a lock that the kernel gets 10 to 20 ms later on an idle machine.
+    pub(crate) fn join(&self, _proof: SingleThreaded) -> io::Result<()> {
+        let members = if self.unified {
+            "cgroup.procs"
+        } else {
+            "tasks"
+        };
         self.directories
             .iter()
-            .try_for_each(|(_, directory)| fs::write(directory.join("cgroup.procs"), "0"))
+            .try_for_each(|(_, directory)| fs::write(directory.join(members), "0"))
     }
 
     /// The directory of one controller; on v2 the only one there is.

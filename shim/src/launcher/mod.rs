@@ -91,7 +91,7 @@ impl Launcher {
         let hierarchies =
             Hierarchies::find().attempt(|| "looking for control groups".to_owned())?;
         let cgroup = build_cgroup(&spec, bundle);
-        let common = join_cgroup(&hierarchies, &cgroup, &spec)
+        let common = join_cgroup(proof, &hierarchies, &cgroup, &spec)
             .attempt(|| format!("joining control group {}", cgroup.display()))?;
         let places = Places::set_up(bundle)?;
         places.show_cgroups(&hierarchies, &common)?;
@@ -175,8 +175,13 @@ impl Launcher {
     }
 }
 
-/// Makes and joins the build's group; children will be born in it. Joining makes the kernel wait, so it happens once.
-fn join_cgroup(hierarchies: &Hierarchies, path: &Path, spec: &Spec) -> io::Result<Group> {
+/// Makes and joins the build's group; children will be born in it. Joining can make the kernel wait, so it happens once.
+fn join_cgroup(
+    proof: SingleThreaded,
+    hierarchies: &Hierarchies,
+    path: &Path,
+    spec: &Spec,
+) -> io::Result<Group> {
     let build = Group::at(hierarchies, path);
     build.create()?;
     let resources = spec
@@ -197,7 +202,7 @@ fn join_cgroup(hierarchies: &Hierarchies, path: &Path, spec: &Spec) -> io::Resul
         }
         None => common.allow_devices(&default_rules())?,
     }
-    common.join()?;
+    common.join(proof)?;
     Ok(common)
 }
 

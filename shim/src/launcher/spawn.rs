@@ -82,6 +82,7 @@ impl Launcher {
                 places: &self.places,
                 set_up: &theirs,
                 order,
+                proof: self.proof,
                 group: own.filter(|group| !group.is_unified()),
             },
         };

@@ -27,7 +27,7 @@ use super::seccomp::Filter;
 use super::tree::{attach, mount_layers};
 use super::wire::Order;
 use crate::cgroup::Group;
-use crate::sys::{bring_loopback_up, set_mount_attributes};
+use crate::sys::{SingleThreaded, bring_loopback_up, set_mount_attributes};
 
 /// Everything that a step's child takes over from the launcher.
 #[derive(Debug)]
@@ -40,6 +40,7 @@ pub(crate) struct StepChild<'a> {
     pub(crate) places: &'a Places,
     pub(crate) set_up: &'a OwnedFd,
     pub(crate) order: &'a Order,
+    pub(crate) proof: SingleThreaded,
     /// The step's own group, if it has to join it itself (v1).
     pub(crate) group: Option<&'a Group>,
 }
@@ -74,7 +75,7 @@ impl StepChild<'_> {
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         if let Some(group) = self.group {
             group
-                .join()
+                .join(self.proof)
                 .attempt(|| "joining the step's control group".to_owned())?;
         }
         let empty = Linux::default();
