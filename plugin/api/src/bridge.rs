@@ -83,7 +83,8 @@ impl BridgeService {
             Callers::Clients(builder) => {
                 let id = metadata.get(BUILD_ID).and_then(|id| id.to_str().ok());
                 let id = id.ok_or_else(|| Status::unknown("no buildid found in context"))?;
-                let build = builder.find(id, BUILD_PATIENCE).await;
+                let found = builder.find(id, BUILD_PATIENCE).await;
+                let build = found.and_then(|found| found.or_missing(id));
                 let build = build.map_err(|e| to_status(&e))?;
                 Caller {
                     conversation: Arc::clone(build.conversation()),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use shipway_build::Found;
 use shipway_build::upkeep::{Bounds, PrunePolicy, UsageRecord};
 use shipway_history::{Change, HistoryError, Query, TraceParent};
 use shipway_model::Failure;
@@ -86,8 +87,13 @@ impl Control for Endpoint {
     ) -> Result<Response<wire::SolveResponse>, Status> {
         let trace = request.metadata().get("traceparent");
         let trace = trace.and_then(|header| TraceParent::parse(header.to_str().ok()?));
-        let request = solve::request(request.into_inner(), self.namespace.clone(), trace);
-        let request = request.map_err(|e| to_status(&e))?;
+        let request = request.into_inner();
+        let id = request.r#ref.clone();
+        let request = solve::request(request, self.namespace.clone(), trace);
+        let request = request.map_err(|e| {
+            self.builder.refuse(&id);
+            to_status(&e)
+        })?;
         let response = self
             .builder
             .solve(request)
@@ -117,7 +123,9 @@ impl Control for Endpoint {
             }
             match builder.find(&id, STATUS_PATIENCE).await {
                 Err(failure) => futures::stream::iter([Err(to_status(&failure))]).boxed(),
-                Ok(build) => {
+                // Its client learns why from the answer to its request.
+                Ok(Found::Refused) => futures::stream::empty().boxed(),
+                Ok(Found::Build(build)) => {
                     futures::stream::unfold(build.progress().reader(), |mut reader| async {
                         let events = reader.next().await?;
                         let messages = progress::messages(events).into_iter().map(Ok);

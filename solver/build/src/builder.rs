@@ -1,34 +1,30 @@
 //! All builds of the daemon: starts them, finds them by id, and sees each one to its end even if its client is gone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use shipway_backend::{Networks, Registry, Sessions, Web};
 use shipway_cache::KeyStore;
 use shipway_engine::Engine;
 use shipway_frontend::gateway::Policy;
 use shipway_layers::{Layers, Snapshot};
-use shipway_model::failure::FailureKind;
 use shipway_model::{Failure, Platform};
 use shipway_ops::cdi::CdiDirs;
 use shipway_ops::{CacheMounts, DnsConfig, LogLimits};
 use shipway_source::ImageResolver;
 use shipway_source::local::Mirrors;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::builds::{Builds, Found};
 use crate::image_frontend::BridgeServer;
 use crate::job::Build;
 use crate::recording::{Recorder, Recording};
 use crate::request::Request;
 use crate::scope::Producers;
-
-/// Ended builds that are remembered for late readers of their progress.
-const REMEMBERED: usize = 32;
 
 /// What builds share.
 pub struct Parts {
@@ -96,8 +92,7 @@ pub struct Settings {
 /// All builds of the daemon.
 pub struct Builder {
     pub(crate) parts: Arc<Parts>,
-    builds: Mutex<Builds>,
-    arrived: Notify,
+    builds: Builds<Build>,
     tasks: TaskTracker,
     /// How many builds have been answered and still clean up.
     leaving: watch::Sender<usize>,
@@ -107,20 +102,13 @@ pub struct Builder {
 /// For how long an upkeep waits for builds that are just leaving.
 const LEAVING: Duration = Duration::from_secs(10);
 
-#[derive(Default)]
-struct Builds {
-    by_id: HashMap<String, Arc<Build>>,
-    ended: std::collections::VecDeque<String>,
-}
-
 impl Builder {
     /// A builder with nothing to do.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             parts: Arc::new(parts),
-            builds: Mutex::default(),
-            arrived: Notify::new(),
+            builds: Builds::default(),
             tasks: TaskTracker::new(),
             leaving: watch::Sender::new(0),
             stopping: CancellationToken::new(),
@@ -142,9 +130,9 @@ impl Builder {
             Arc::clone(&self.parts),
             &request,
             self.stopping.child_token(),
-        )
-        .await?;
-        self.register(&build)?;
+        );
+        let build = build.await.inspect_err(|_| self.refuse(&request.id))?;
+        self.builds.add(build.id(), &build)?;
         let on_drop = build.cancelled().clone().drop_guard();
         let (reply, outcome) = oneshot::channel();
         let builder = Arc::clone(self);
@@ -162,7 +150,7 @@ impl Builder {
                 recording.end(&build, failure.as_ref()).await;
             }
             build.clean_up().await;
-            builder.ended(build.id());
+            builder.builds.ended(build.id());
             builder.leaving.send_modify(|count| *count -= 1);
         });
         let response = outcome
@@ -172,21 +160,14 @@ impl Builder {
         response
     }
 
+    /// Notes that the request with this id is refused, so that nobody waits for its build.
+    pub fn refuse(&self, id: &str) {
+        self.builds.refused(id);
+    }
+
     /// The build of an id, waited for up to `patience`.
-    pub async fn find(&self, id: &str, patience: Duration) -> Result<Arc<Build>, Failure> {
-        let missing = || Failure::of_kind(FailureKind::NotFound, format!("no such job {id}"));
-        let deadline = tokio::time::Instant::now() + patience;
-        loop {
-            let arrived = self.arrived.notified();
-            tokio::pin!(arrived);
-            arrived.as_mut().enable();
-            if let Some(build) = self.builds.lock().by_id.get(id) {
-                return Ok(Arc::clone(build));
-            }
-            if tokio::time::timeout_at(deadline, arrived).await.is_err() {
-                return Err(missing());
-            }
-        }
+    pub async fn find(&self, id: &str, patience: Duration) -> Result<Found<Build>, Failure> {
+        self.builds.find(id, patience).await
     }
 
     /// Cancels all builds and waits for their ends.
@@ -216,30 +197,6 @@ impl Builder {
     /// True where no build runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        let builds = self.builds.lock();
-        builds.by_id.len() == builds.ended.len()
-    }
-
-    fn register(&self, build: &Arc<Build>) -> Result<(), Failure> {
-        let mut builds = self.builds.lock();
-        if builds.by_id.contains_key(build.id()) {
-            return Err(Failure::new(format!("job ID {} exists", build.id())));
-        }
-        builds
-            .by_id
-            .insert(build.id().to_owned(), Arc::clone(build));
-        drop(builds);
-        self.arrived.notify_waiters();
-        Ok(())
-    }
-
-    fn ended(&self, id: &str) {
-        let mut builds = self.builds.lock();
-        builds.ended.push_back(id.to_owned());
-        while builds.ended.len() > REMEMBERED {
-            if let Some(oldest) = builds.ended.pop_front() {
-                builds.by_id.remove(&oldest);
-            }
-        }
+        self.builds.is_idle()
     }
 }

@@ -3,6 +3,7 @@
 
 mod bridge;
 mod builder;
+mod builds;
 mod cache;
 mod containers;
 mod conversation;
@@ -28,6 +29,7 @@ pub mod upkeep;
 mod vertex;
 
 pub use builder::{Builder, Parts, Settings};
+pub use builds::Found;
 pub use containers::{NewContainer, Place};
 pub use conversation::{Call, Conversation};
 pub use image_frontend::{BridgeServer, Caller};
