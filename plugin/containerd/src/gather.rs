@@ -165,12 +165,18 @@ impl Blob {
         let BlobSlot::Write(mut writer) = self.announce(digest, size).await? else {
             return Ok(());
         };
-        self.scope
-            .connection
-            .places_blobs
-            .store(false, Ordering::Relaxed);
-        tracing::info!("containerd does not find blobs in its content store: they are uploaded");
-        file.withdraw(digest).map_err(failed)?;
+        if file.withdraw(digest).map_err(failed)? {
+            self.scope
+                .connection
+                .places_blobs
+                .store(false, Ordering::Relaxed);
+            tracing::info!(
+                "containerd does not find blobs in its content store: they are uploaded"
+            );
+        } else {
+            // A collection has taken it before it was recorded.
+            tracing::debug!(%digest, "a placed blob has gone: it is uploaded");
+        }
         let mut file = file.into_file().map_err(failed)?;
         loop {
             let (block, rest) = read(file).await.map_err(failed)?;

@@ -142,13 +142,13 @@ impl Complete {
         }
     }
 
-    /// Takes the name away again, unless it names another file by now.
-    pub(crate) fn withdraw(&self, digest: Digest) -> io::Result<()> {
+    /// Takes the name away again, unless it names another file by now; gives whether there was anything of that name.
+    pub(crate) fn withdraw(&self, digest: Digest) -> io::Result<bool> {
         let (ours, path) = (self.file.metadata()?.ino(), self.path(digest));
         match std::fs::symlink_metadata(&path) {
-            Ok(there) if there.ino() == ours => std::fs::remove_file(path),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(there) if there.ino() == ours => std::fs::remove_file(path).map(|()| true),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -196,10 +196,10 @@ mod tests {
         // One that is there already will do.
         let again = written(dir.path(), &["abc"]).await;
         again.place(digest).unwrap();
-        again.withdraw(digest).unwrap();
+        assert!(again.withdraw(digest).unwrap());
         assert_eq!(names(dir.path()), [digest.hex()]);
-        file.withdraw(digest).unwrap();
-        file.withdraw(digest).unwrap();
+        assert!(file.withdraw(digest).unwrap());
+        assert!(!file.withdraw(digest).unwrap());
         assert_eq!(names(dir.path()), [""; 0]);
         assert_eq!(
             io::read_to_string(file.into_file().unwrap()).unwrap(),
