@@ -24,8 +24,8 @@ pub(crate) const MESSAGE: usize = 1 << 20;
 /// Messages under way; more would only fill memory.
 const UNDER_WAY: usize = 4;
 
-/// What reads containerd's answers; ends with the upload.
-type Draining = JoinSet<Result<(), Status>>;
+/// What reads containerd's answers; ends with the upload and gives the last answer's digest.
+type Draining = JoinSet<Result<String, Status>>;
 
 /// A blob that is being written.
 struct Upload {
@@ -131,9 +131,12 @@ impl Scope {
 type Started = (mpsc::Sender<WriteContentRequest>, Draining, i64);
 
 /// Reads answers, so that they don't pile up, until the end or an error.
-async fn drain(mut answers: Streaming<WriteContentResponse>) -> Result<(), Status> {
-    while answers.message().await?.is_some() {}
-    Ok(())
+async fn drain(mut answers: Streaming<WriteContentResponse>) -> Result<String, Status> {
+    let mut digest = String::new();
+    while let Some(answer) = answers.message().await? {
+        digest = answer.digest;
+    }
+    Ok(digest)
 }
 
 fn to_wire(size: u64, attempt: &str) -> Result<i64, BackendError> {
@@ -174,11 +177,12 @@ impl BlobWriter for Upload {
 impl Upload {
     async fn finish(&mut self, digest: &Digest, size: u64) -> Result<(), BackendError> {
         let total = to_wire(size, &self.attempt)?;
+        // Without the digest: containerd looks for a blob of that first and, where there is one, does not put it under
+        // the lease, so that a collection may take it away. What was announced is still compared.
         let commit = WriteContentRequest {
             action: WriteAction::Commit.into(),
             r#ref: self.reference.clone(),
             total,
-            expected: digest.to_string(),
             offset: total,
             labels: self.labels.clone(),
             ..Default::default()
@@ -187,7 +191,13 @@ impl Upload {
             return Err(self.broken().await);
         }
         match self.ended().await {
-            Ok(()) => self.done = true,
+            Ok(found) => {
+                self.done = true;
+                if found != digest.to_string() {
+                    let why = format!("digest {found} instead of {digest}");
+                    return Err(self.error(ErrorKind::Corrupt, why));
+                }
+            }
             Err(status) if status.code() == Code::AlreadyExists => {
                 self.done = true;
                 let labels = std::mem::take(&mut self.labels);
@@ -213,7 +223,7 @@ impl Upload {
         }
     }
 
-    async fn ended(&mut self) -> Result<(), Status> {
+    async fn ended(&mut self) -> Result<String, Status> {
         match self.answers.join_next().await {
             Some(Ok(ended)) => ended,
             Some(Err(panic)) => Err(Status::internal(panic.to_string())),
@@ -224,7 +234,7 @@ impl Upload {
     /// Why containerd takes no more.
     async fn broken(&mut self) -> BackendError {
         match self.ended().await {
-            Ok(()) => self.error(ErrorKind::Other, "containerd ended it in the middle"),
+            Ok(_) => self.error(ErrorKind::Other, "containerd ended it in the middle"),
             Err(status) => failed(&self.attempt, &status),
         }
     }

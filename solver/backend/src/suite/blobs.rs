@@ -89,9 +89,12 @@ async fn so_is_a_large_one(one: &Namespace, other: &Namespace) {
     let data = bytes(3_500_001);
     let size = data.len() as u64;
     let digest = Digest::of(&data);
+    let mut held = None;
     for (ns, told) in [(one, size - 1), (one, size), (one, size), (other, size)] {
-        let lease = lease(ns).await;
-        let mut writer = writer(ns, &lease, None).await;
+        // What only the lease before held may be collected while it is written again.
+        drop(held.take());
+        let lease = held.insert(lease(ns).await);
+        let mut writer = writer(ns, lease, None).await;
         for piece in data.chunks(300_000) {
             writer.append(Bytes::copy_from_slice(piece)).await.unwrap();
         }
